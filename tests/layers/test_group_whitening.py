@@ -1,0 +1,324 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from gw_detectron.layers import GroupWhitening, group_whitening
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+
+from . import textbook
+
+# (shape, num_groups): what a detector gives the norm, scaled down where only the size differs
+SHAPES = {
+    "stem": ((2, 64, 32, 40), 64),
+    "block": ((2, 256, 20, 12), 64),
+    "region of interest": ((5, 256, 7, 7), 64),
+    "narrow, C < g": ((2, 32, 9, 11), 64),
+    "fully connected": ((4, 1024), 64),
+    "1-D": ((3, 64, 50), 16),
+    "3-D": ((2, 48, 4, 5, 6), 16),
+    "fewer values than groups": ((2, 128, 3, 1), 64),
+    "one group": ((2, 8, 5, 5), 1),
+}
+
+
+def correlated(shape, seed=0):
+    """Channels that are correlated and off-centre, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, dtype=torch.float64, generator=generator)
+    mix = torch.randn(shape[1], shape[1], dtype=torch.float64, generator=generator)
+    return torch.einsum("ij,nj...->ni...", mix / shape[1] ** 0.5, x) + 0.5
+
+
+def inputs(shape):
+    generator = torch.Generator().manual_seed(1)
+    random = lambda *size: torch.randn(*size, dtype=torch.float64, generator=generator)  # noqa: E731
+    return correlated(shape), 1 + random(shape[1]) / 4, random(shape[1]), random(*shape)
+
+
+def output_and_gradients(function, x, weight, bias, dy):
+    x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
+    y = function(x, weight, bias)
+    return y.detach(), *torch.autograd.grad(y, (x, weight, bias), dy)
+
+
+def relative_errors(actual, expected):
+    return [
+        ((a.double() - e).norm() / e.norm()).item() for a, e in zip(actual, expected, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_itn_and_its_gradients_equal_the_papers_definition(name, rescale, dtype, tolerance):
+    shape, g = SHAPES[name]
+    tensors = inputs(shape)
+    options = dict(eps=0.0, rescale=rescale)
+    expected = output_and_gradients(
+        lambda x, w, b: textbook.group_whitening(x, g, w, b, **options), *tensors
+    )
+    actual = output_and_gradients(
+        lambda x, w, b: group_whitening(x, g, w, b, **options), *(t.to(dtype) for t in tensors)
+    )
+    assert max(relative_errors(actual, expected)) < tolerance
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 2, 3, 7, 9])
+def test_every_number_of_iterations_equals_the_papers_definition(iterations):
+    tensors = inputs((2, 48, 20, 12))
+    expected, actual = (
+        output_and_gradients(lambda x, w, b, f=f: f(x, 16, w, b, iterations=iterations), *tensors)
+        for f in (textbook.group_whitening, group_whitening)
+    )
+    assert max(relative_errors(actual, expected)) < 1e-12
+
+
+def test_nine_iterations_of_an_ill_conditioned_sample_are_accurate_in_float32():
+    x, weight, bias, dy = inputs((2, 32, 9, 11))
+    x = x * torch.logspace(0, -4, 32, dtype=x.dtype).view(1, -1, 1, 1)
+    expected = output_and_gradients(
+        lambda x, w, b: textbook.group_whitening(x, 32, w, b, 9, eps=0.0), x, weight, bias, dy
+    )
+    actual = output_and_gradients(
+        lambda x, w, b: group_whitening(x, 32, w, b, 9, eps=0.0),
+        *(t.float() for t in (x, weight, bias, dy)),
+    )
+    assert max(relative_errors(actual, expected)) < 1e-3
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_zca_and_its_gradients_equal_the_papers_definition(rescale):
+    tensors = inputs((2, 64, 20, 12))
+    expected, actual = (
+        output_and_gradients(
+            lambda x, w, b, f=f: f(x, 16, w, b, eps=1e-3, method="zca", rescale=rescale), *tensors
+        )
+        for f in (textbook.group_whitening, group_whitening)
+    )
+    assert max(relative_errors(actual, expected)) < 1e-10
+
+
+def test_zca_output_is_white():
+    y = group_whitening(correlated((3, 32, 40, 40)), 16, eps=0.0, method="zca").reshape(3, 16, -1)
+    covariance = y @ y.mT / y.shape[-1]
+    torch.testing.assert_close(covariance, torch.eye(16, dtype=y.dtype).expand(3, 16, 16))
+
+
+def test_rescaled_output_has_unit_mean_variance():
+    y = group_whitening(correlated((3, 64, 20, 20)), 64, eps=0.0, rescale=True)
+    variance = y.reshape(3, 64, -1).var(-1, correction=0).mean(-1)
+    torch.testing.assert_close(variance, torch.ones(3, dtype=y.dtype))
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("method", ["itn", "zca"])
+def test_gradcheck(method, rescale):
+    x = torch.randn(2, 6, 4, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(6, dtype=torch.float64).requires_grad_()
+    bias = torch.rand(6, dtype=torch.float64).requires_grad_()
+    options = dict(eps=1e-2, method=method, rescale=rescale)
+    assert gradcheck(lambda x, w, b: group_whitening(x, 3, w, b, **options), (x, weight, bias))
+
+
+def test_zca_gradient_is_exact_where_eigenvalues_coincide():
+    # Sigma = (1 + eps) I: every divided difference is 0 / 0
+    x = torch.tensor([[[1.0, 1, -1, -1], [1, -1, 1, -1]]], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda x: group_whitening(x, 2, method="zca"), (x,))
+
+
+def test_differentiating_twice_is_a_clear_error():
+    x = torch.randn(2, 8, 4, 4, requires_grad=True)
+    (dx,) = torch.autograd.grad(group_whitening(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "name, view",
+    [
+        ("channels_last", lambda x: x.contiguous(memory_format=torch.channels_last)),
+        ("transposed", lambda x: x.mT.contiguous().mT),
+        ("sliced", lambda x: torch.cat([x, x], dim=1)[:, : x.shape[1]]),
+        ("every second column", lambda x: x.repeat_interleave(2, dim=-1)[..., ::2]),
+    ],
+)
+def test_strides_do_not_matter(name, view):
+    x, weight, bias, dy = inputs((2, 64, 10, 12))
+    function = lambda x, w, b: group_whitening(x, 16, w, b)  # noqa: E731
+    expected = output_and_gradients(function, x, weight, bias, dy)
+    actual = output_and_gradients(function, view(x), weight, bias, view(dy))
+    assert max(relative_errors(actual, expected)) < 1e-12
+
+
+def test_memory_format_is_kept():
+    x = torch.randn(2, 64, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+    y = group_whitening(x)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert dx.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_x_is_kept_at_the_inputs_size():
+    x = torch.randn(2, 64, 40, 40, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        layer = GroupWhitening(64, 16, rescale=True)
+        layer(x)
+    storages = {t.data_ptr(): t for t in saved}
+    large = [t for t in storages.values() if t.numel() >= x.numel() / 10]
+    assert [t.data_ptr() for t in large] == [x.data_ptr()]
+    others = sum(t.numel() for t in storages.values()) - x.numel()
+    assert others <= 2 * (2 * 16 * 16) + 2 * 16 + 2 + 2 * 64  # Sigma, W, means, scale, affine
+
+
+HOSTILE = {
+    "constant": torch.full((2, 64, 5, 5), 3.0),
+    "zeros": torch.zeros(2, 64, 5, 5),
+    "one pixel": torch.randn(2, 64, 1, 1),
+    "two values a group": torch.randn(2, 64, 2, 1),
+    "duplicated channels": torch.randn(2, 1, 9, 9).expand(2, 64, 9, 9),
+    "one hot pixel": F.pad(torch.full((2, 64, 1, 1), 1e4), (3, 3, 3, 3)),
+    "1e4": torch.randn(2, 64, 9, 9) * 1e4,
+    "1e-6": torch.randn(2, 64, 9, 9) * 1e-6,
+    "offset": torch.randn(2, 64, 9, 9) + 1e3,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"rescale": True}, {"method": "zca"}, {"eps": 0.0},
+                                     {"iterations": 40}, {"eps": 0.0, "rescale": True}])  # fmt: skip
+@pytest.mark.parametrize("name", HOSTILE)
+def test_output_and_gradient_of_a_finite_input_are_finite(name, options):
+    x = HOSTILE[name].clone().requires_grad_()
+    y = group_whitening(x, **options)
+    y.backward(torch.randn_like(y))
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"rescale": True}, {"method": "zca"}, {"eps": 0.0}])
+def test_a_constant_input_gives_the_bias(options):
+    y = group_whitening(torch.full((1, 8, 3, 3), 5.0), 4, bias=torch.arange(8.0), **options)
+    torch.testing.assert_close(y, torch.arange(8.0).view(1, 8, 1, 1).expand(1, 8, 3, 3))
+
+
+def test_a_large_offset_costs_no_accuracy_beyond_the_inputs_own():
+    x = (correlated((2, 64, 20, 20)) + 1e3).float()
+    expected = textbook.group_whitening(x.double(), 64)
+    assert relative_errors([group_whitening(x)], [expected])[0] < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_autocast_computes_in_float32(dtype, scale):
+    layer = GroupWhitening(64, 16)
+    x = (correlated((2, 64, 16, 16)) * scale).to(dtype).requires_grad_()
+    dy = torch.randn(x.shape, dtype=torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+        y.backward(dy.to(dtype))
+    exact = x.detach().double().requires_grad_()
+    expected = textbook.group_whitening(exact, 16)
+    expected.backward(dy.to(dtype).double())
+    resolution = torch.finfo(dtype).eps
+    assert y.dtype == dtype and layer.weight.grad.dtype == torch.float32
+    assert relative_errors([y], [expected.detach()])[0] < resolution
+    assert relative_errors([x.grad], [exact.grad])[0] < resolution
+
+
+@pytest.mark.parametrize("method", ["itn", "zca"])
+@pytest.mark.parametrize("shape", [(0, 256, 7, 7), (0, 64), (2, 64, 0, 3)])
+def test_empty_batch_gives_empty_output_and_zero_gradients(shape, method):
+    layer = GroupWhitening(shape[1], method=method)
+    x = torch.zeros(shape, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert y.shape == shape and x.grad.shape == shape
+    assert not layer.weight.grad.any() and not layer.bias.grad.any()
+
+
+def test_relu_can_follow_in_place():
+    x = torch.randn(2, 64, 4, 4, requires_grad=True)
+    F.relu_(GroupWhitening(64)(x)).sum().backward()
+    other = x.detach().clone().requires_grad_()
+    F.relu(GroupWhitening(64)(other)).sum().backward()
+    assert torch.equal(x.grad, other.grad)
+
+
+def test_a_samples_output_does_not_depend_on_the_batch():
+    x = torch.randn(4, 64, 6, 6)
+    assert torch.allclose(group_whitening(x)[2:3], group_whitening(x[2:3]), rtol=0, atol=1e-6)
+
+
+def test_a_sample_that_is_not_finite_spoils_no_other():
+    for method in ("itn", "zca"):
+        x = torch.randn(3, 64, 6, 6)
+        x[1, 0, 0, 0] = torch.nan
+        y = group_whitening(x, method=method)
+        assert y[1].isnan().all() and y[0].isfinite().all() and y[2].isfinite().all()
+
+
+def test_module_equals_the_function_and_starts_at_unit_weight():
+    layer = GroupWhitening(32, 8, iterations=3, eps=1e-3)
+    x = torch.randn(2, 32, 5, 5)
+    assert torch.equal(layer(x), group_whitening(x, 8, iterations=3, eps=1e-3))
+    assert {k: tuple(v.shape) for k, v in layer.state_dict().items()} == {
+        "weight": (32,),
+        "bias": (32,),
+    }
+
+
+def test_without_affine_there_is_no_state():
+    assert GroupWhitening(32, affine=False).state_dict() == {}
+
+
+def test_the_authors_checkpoints_load():
+    layer = GroupWhitening(32)
+    weight, bias = torch.randn(2, 1, 32, 1, 1)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    assert torch.equal(layer.weight, weight.flatten()) and torch.equal(layer.bias, bias.flatten())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(num_channels=256, num_groups=48),
+         "num_groups=48 does not divide num_channels=256; the nearest that do are 32 and 64"),
+        (dict(num_channels=256, num_groups=0), "num_groups must be a whole number of at least 1, not 0"),
+        (dict(num_channels=0), "num_channels must be a whole number of at least 1, not 0"),
+        (dict(num_channels=64, num_groups=8.0), "num_groups must be a whole number of at least 1, not 8.0"),
+        (dict(num_channels=64, iterations=-1), "iterations must be a whole number of at least 0, not -1"),
+        (dict(num_channels=64, eps=-1e-5), "eps must be a finite number of at least 0, not -1e-05"),
+        (dict(num_channels=64, eps=float("nan")), "eps must be a finite number of at least 0, not nan"),
+        (dict(num_channels=64, method="pca"), "method must be one of itn, zca, not 'pca'"),
+    ],
+)  # fmt: skip
+def test_a_bad_argument_is_one_line_that_names_value_and_choice(arguments, message):
+    with pytest.raises(ValueError) as error:
+        GroupWhitening(**arguments)
+    assert str(error.value) == message
+    x = torch.randn(1, arguments.pop("num_channels"), 4)
+    with pytest.raises(ValueError) as error:
+        group_whitening(x, **arguments)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 4, 4), (64,), (2,)])
+def test_a_wrong_channel_count_at_call_time_is_named(shape):
+    with pytest.raises(ValueError, match=r"takes an input of shape \(N, 64, \*\), not"):
+        GroupWhitening(64)(torch.zeros(shape))
+
+
+def test_a_parameter_of_the_wrong_shape_is_named():
+    with pytest.raises(ValueError, match=r"weight has shape \(8,\)"):
+        group_whitening(torch.zeros(2, 16, 3), weight=torch.ones(8))
+
+
+def test_the_layer_imports_where_detectron2_is_not_installed():
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "import torch; from gw_detectron.layers import GroupWhitening\n"
+        "assert GroupWhitening(64)(torch.zeros(1, 64, 2, 2)).shape == (1, 64, 2, 2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
