@@ -1,0 +1,382 @@
+"""The user's own data in COCO format: checked, registered, and made to agree with a config."""
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from ..errors import UsageError
+
+__all__ = ["CocoDataset", "adapt_config", "register_datasets"]
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """
+    What a config has to know about a registered dataset.
+
+    Attributes:
+        classes: names in the order of the model's class indices, which is that of category ids.
+        lacks: what a training or evaluation may need and some annotation has not, to the id of
+            the first such annotation. The keys: "segmentation", "area", "iscrowd", and "polygons"
+            where a mask is run-length encoded. Crowd regions may lack the masks.
+    """
+
+    name: str
+    json_file: str
+    image_dir: str
+    classes: tuple[str, ...]
+    lacks: dict[str, Any]
+
+
+def register_datasets(entries: Iterable[Sequence[str]]) -> list[CocoDataset]:
+    """
+    Registers datasets for `DATASETS.TRAIN` and `DATASETS.TEST`, after reading all of their
+    annotations and looking for all of their images.
+
+    Args:
+        entries: a (name, path of the annotations, directory of the images) per dataset.
+            One that is registered already, with the same paths, is checked and otherwise left.
+
+    Raises:
+        UsageError: the annotations or images are not what Detectron2 can use, the datasets do
+            not have the same classes, or a name belongs to other data.
+    """
+    datasets = [_read_dataset(*entry) for entry in entries]
+    for dataset in datasets:
+        _require_same_classes(datasets[0].name, datasets[0].classes, dataset.name, dataset.classes)
+    for dataset in datasets:
+        _register(dataset)
+    return datasets
+
+
+def adapt_config(
+    cfg: CfgNode,
+    datasets: Sequence[CocoDataset],
+    config_file: str = "",
+    opts: Sequence[str] = (),
+    eval_only: bool = False,
+) -> None:
+    """
+    Sets, in place, the numbers of classes that neither the config file nor the overrides state,
+    and checks that the config and the datasets fit together.
+
+    Args:
+        cfg: with `config_file` and `opts` merged, not yet frozen.
+        datasets: from `register_datasets`. Without any, only the names in `cfg` are checked.
+        config_file, opts: where `cfg` comes from; the values alone do not tell what was stated.
+        eval_only: `DATASETS.TRAIN` will not be used, so it need not fit.
+
+    Raises:
+        UsageError: a name in `cfg` is not registered or a dataset is not in `cfg`; the number
+            of classes or the classes themselves disagree; masks are trained or evaluated
+            without any; annotations lack what the evaluation needs.
+    """
+    train_names = () if eval_only else tuple(cfg.DATASETS.TRAIN)
+    test_names = tuple(cfg.DATASETS.TEST)
+    for name in train_names + test_names:
+        _require_registered(name)
+    if not datasets:
+        return
+
+    for dataset in datasets:
+        _require_in_use(dataset.name, cfg)
+    for name in train_names + test_names:
+        other_classes = MetadataCatalog.get(name).get("thing_classes")
+        if other_classes is not None:
+            _require_same_classes(datasets[0].name, datasets[0].classes, name, other_classes)
+    _set_num_classes(cfg, datasets[0], _stated_keys(config_file, opts))
+    for dataset in datasets:
+        _require_masks(cfg, dataset, in_training=dataset.name in train_names)
+        if dataset.name in test_names:
+            _require_evaluable(dataset)
+
+
+# ---- Reading and checking one dataset --------------------------------------------------------
+
+
+def _read_dataset(name: str, json_file: str, image_dir: str) -> CocoDataset:
+    if not name:
+        raise UsageError(f"The dataset of {json_file} needs a name that is not empty")
+    content = _read_json(json_file)
+    _check_lists(content, json_file)
+    categories = _check_categories(content["categories"], json_file)
+    image_ids = _check_images(content["images"], json_file)
+    lacks = _check_annotations(content["annotations"], image_ids, set(categories), json_file)
+    _check_image_files([image["file_name"] for image in content["images"]], image_dir, json_file)
+    classes = tuple(categories[id] for id in sorted(categories))
+    return CocoDataset(name, json_file, image_dir, classes, lacks)
+
+
+def _read_json(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except FileNotFoundError as e:
+        raise UsageError(f"There is no annotation file {path}") from e
+    except IsADirectoryError as e:
+        raise UsageError(
+            f"{path} is a directory where an annotation file is expected: "
+            "the order is NAME ANNOTATIONS.json IMAGE_DIR"
+        ) from e
+    except OSError as e:
+        raise UsageError(f"Cannot read the annotation file {path}: {e.strerror}") from e
+    except ValueError as e:
+        reason = " ".join(str(e).split())
+        raise UsageError(f"{path} is not a JSON file in UTF-8: {reason}") from e
+
+
+def _check_lists(content: Any, path: str) -> None:
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{path} is not in COCO format: it holds a {type(content).__name__}, "
+            'not an object with "images", "annotations" and "categories"'
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise UsageError(f'{path} is not in COCO format: it has no list "{key}"')
+        if not content[key]:
+            raise UsageError(f'{path} has no {key}: its list "{key}" is empty')
+
+
+def _check_categories(categories: list[Any], path: str) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for position, category in enumerate(categories):
+        _require_keys(category, ("id", "name"), "categories", position, path)
+        if category["id"] in names:
+            raise UsageError(f'{path}: two of its "categories" have the id {category["id"]!r}')
+        names[category["id"]] = str(category["name"])
+    return names
+
+
+def _check_images(images: list[Any], path: str) -> set[int]:
+    ids: set[int] = set()
+    for position, image in enumerate(images):
+        _require_keys(image, ("id", "file_name", "height", "width"), "images", position, path)
+        if image["id"] in ids:
+            raise UsageError(f'{path}: two of its "images" have the id {image["id"]!r}')
+        if not isinstance(image["file_name"], str):
+            raise UsageError(f'{path}: the "file_name" of image {image["id"]!r} is not a text')
+        for key in ("height", "width"):
+            if not _is_number(image[key]) or image[key] <= 0:
+                raise UsageError(
+                    f'{path}: the "{key}" of image {image["id"]!r} is {image[key]!r}, '
+                    "not a number of pixels"
+                )
+        ids.add(image["id"])
+    return ids
+
+
+def _check_annotations(
+    annotations: list[Any], image_ids: set[int], category_ids: set[int], path: str
+) -> dict[str, Any]:
+    """Returns what `CocoDataset.lacks` describes."""
+    ids: set[int] = set()
+    lacks: dict[str, Any] = {}
+    for position, annotation in enumerate(annotations):
+        required = ("id", "image_id", "category_id", "bbox")
+        _require_keys(annotation, required, "annotations", position, path)
+        id = annotation["id"]
+        if id in ids:
+            raise UsageError(f'{path}: two of its "annotations" have the id {id!r}')
+        ids.add(id)
+        for key, known, where in (
+            ("image_id", image_ids, "images"),
+            ("category_id", category_ids, "categories"),
+        ):
+            if annotation[key] not in known:
+                raise UsageError(
+                    f"{path}: annotation {id!r} has the {key} {annotation[key]!r}, "
+                    f'which is not in its "{where}"'
+                )
+        if not _is_box(annotation["bbox"]):
+            raise UsageError(
+                f"{path}: the bbox of annotation {id!r} is {annotation['bbox']!r}, "
+                "not 4 finite numbers [x, y, width, height]"
+            )
+        for missing in _what_it_lacks(annotation):
+            lacks.setdefault(missing, id)
+    return lacks
+
+
+def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
+    missing = [key for key in ("area", "iscrowd") if key not in annotation]
+    if not annotation.get("iscrowd"):
+        if not annotation.get("segmentation"):
+            missing.append("segmentation")
+        elif isinstance(annotation["segmentation"], dict):
+            missing.append("polygons")
+    return missing
+
+
+def _require_keys(
+    record: Any, keys: tuple[str, ...], list_name: str, position: int, path: str
+) -> None:
+    if not isinstance(record, dict):
+        raise UsageError(
+            f'{path} is not in COCO format: entry {position} of "{list_name}" is not an object'
+        )
+    for key in keys:
+        if key not in record:
+            raise UsageError(
+                f'{path} is not in COCO format: entry {position} of "{list_name}" has no "{key}"'
+            )
+        if key.endswith("id") and not isinstance(record[key], (int, str)):
+            raise UsageError(
+                f'{path}: the "{key}" of entry {position} of "{list_name}" is {record[key]!r}, '
+                "not a number"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _check_image_files(file_names: list[str], image_dir: str, json_file: str) -> None:
+    if not os.path.isdir(image_dir):
+        raise UsageError(f"There is no image directory {image_dir} (for {json_file})")
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for file_name in file_names:
+        folder, base = os.path.split(os.path.join(image_dir, file_name))
+        if folder not in listings:
+            # One listing a directory is far quicker than a question for every file.
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if base not in listings[folder] and not os.path.isfile(os.path.join(folder, base)):
+            missing.append(file_name)
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of the {len(file_names)} images of {json_file} are not in "
+            f"{image_dir}, the first of them {missing[0]!r}"
+        )
+
+
+# ---- Registering -----------------------------------------------------------------------------
+
+
+def _register(dataset: CocoDataset) -> None:
+    metadata = MetadataCatalog.get(dataset.name)
+    if dataset.name in DatasetCatalog:
+        known = metadata.as_dict()
+        if not (
+            _is_same_path(known.get("json_file"), dataset.json_file)
+            and _is_same_path(known.get("image_root"), dataset.image_dir)
+        ):
+            raise UsageError(
+                f"The dataset name {dataset.name} is taken by other data: choose another one"
+            )
+        return
+    register_coco_instances(dataset.name, {}, dataset.json_file, dataset.image_dir)
+    metadata.thing_classes = list(dataset.classes)
+
+
+def _is_same_path(known: str | None, path: str) -> bool:
+    return known is not None and os.path.realpath(known) == os.path.realpath(path)
+
+
+def _require_same_classes(
+    name: str, classes: Sequence[str], other_name: str, other_classes: Sequence[str]
+) -> None:
+    if list(classes) == list(other_classes):
+        return
+    if len(classes) != len(other_classes):
+        counts = f"{len(classes)} and {len(other_classes)} categories"
+    else:
+        counts = "categories that disagree"
+    for index in range(max(len(classes), len(other_classes))):
+        first, second = (
+            repr(names[index]) if index < len(names) else "nothing"
+            for names in (classes, other_classes)
+        )
+        if first != second:
+            raise UsageError(
+                f"The datasets {name} and {other_name} have {counts}: number {index + 1}, "
+                f"in the order of their ids, is {first} in {name} and {second} in {other_name}"
+            )
+
+
+# ---- The config ------------------------------------------------------------------------------
+
+
+def _require_registered(name: str) -> None:
+    if name in DatasetCatalog:
+        return
+    nearest = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+    hint = f"the nearest known are {', '.join(nearest)}; " if nearest else ""
+    raise UsageError(
+        f"The dataset {name} is not registered: {hint}"
+        f"your own data need --dataset {name} ANNOTATIONS.json IMAGE_DIR"
+    )
+
+
+def _require_in_use(name: str, cfg: CfgNode) -> None:
+    if name not in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        raise UsageError(
+            f"The dataset {name} is neither in DATASETS.TRAIN nor in DATASETS.TEST: "
+            f"add DATASETS.TRAIN \"('{name}',)\" or DATASETS.TEST \"('{name}',)\""
+        )
+
+
+def _stated_keys(config_file: str, opts: Sequence[str]) -> set[str]:
+    """The full names of the keys in a config file, the files it inherits from, and overrides."""
+    keys = set(opts[0::2])
+    if config_file:
+        pending = [("", CfgNode.load_yaml_with_base(config_file))]
+        while pending:
+            prefix, node = pending.pop()
+            for key, value in node.items():
+                keys.add(prefix + key)
+                if isinstance(value, dict):
+                    pending.append((f"{prefix}{key}.", value))
+    return keys
+
+
+def _set_num_classes(cfg: CfgNode, dataset: CocoDataset, stated: set[str]) -> None:
+    """A number that the config states for a head it does not use is left as it is."""
+    num_classes = len(dataset.classes)
+    used = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    for head in ("ROI_HEADS", "RETINANET"):
+        key = f"MODEL.{head}.NUM_CLASSES"
+        if key not in stated:
+            cfg.MODEL[head].NUM_CLASSES = num_classes
+        elif head == used and cfg.MODEL[head].NUM_CLASSES != num_classes:
+            raise UsageError(
+                f"The config says {key} = {cfg.MODEL[head].NUM_CLASSES}, and the dataset "
+                f"{dataset.name} has {num_classes} categories: add {key} {num_classes}"
+            )
+
+
+def _require_masks(cfg: CfgNode, dataset: CocoDataset, in_training: bool) -> None:
+    if not cfg.MODEL.MASK_ON or cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        return
+    if "segmentation" in dataset.lacks:
+        raise UsageError(
+            f"The config has a mask head, and annotation {dataset.lacks['segmentation']!r} of the "
+            f"dataset {dataset.name} has no mask: use a Faster R-CNN config, or MODEL.MASK_ON False"
+        )
+    if in_training and cfg.INPUT.MASK_FORMAT == "polygon" and "polygons" in dataset.lacks:
+        raise UsageError(
+            f"The mask of annotation {dataset.lacks['polygons']!r} of the dataset {dataset.name} "
+            "is run-length encoded, not a polygon: add INPUT.MASK_FORMAT bitmask"
+        )
+
+
+def _require_evaluable(dataset: CocoDataset) -> None:
+    """pycocotools finds out only after the whole training, with a KeyError."""
+    for key in ("area", "iscrowd"):
+        if key in dataset.lacks:
+            raise UsageError(
+                f'Annotation {dataset.lacks[key]!r} of the dataset {dataset.name} has no "{key}", '
+                f"which COCO's evaluation needs: add it to {dataset.json_file}"
+            )

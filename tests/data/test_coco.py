@@ -1,0 +1,364 @@
+"""The user's own data: what is accepted, and the line that each mistake gives."""
+
+import json
+import shutil
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from gw_detectron.data import adapt_config, register_datasets
+from gw_detectron.errors import UsageError
+
+
+def _content():
+    """Two images, three objects of two classes, whose ids are neither dense nor sorted."""
+    return {
+        "images": [
+            {"id": 7, "file_name": "a.png", "height": 20, "width": 30},
+            {"id": 8, "file_name": "b.png", "height": 20, "width": 30},
+        ],
+        "categories": [{"id": 9, "name": "cat"}, {"id": 4, "name": "dog"}],
+        "annotations": [
+            {
+                "id": id,
+                "image_id": image_id,
+                "category_id": category_id,
+                "bbox": [2, 3, 8, 6],
+                "area": 48,
+                "iscrowd": 0,
+                "segmentation": [[2, 3, 10, 3, 10, 9, 2, 9]],
+            }
+            for id, image_id, category_id in ((1, 7, 9), (2, 7, 4), (3, 8, 9))
+        ],
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a dataset and returns its entry; all names are forgotten after the test."""
+    before = set(DatasetCatalog), set(MetadataCatalog)
+
+    def call(content, name="mine", folder="data"):
+        folder = tmp_path / folder
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for file_name in ("a.png", "b.png"):
+            Image.new("RGB", (30, 20)).save(folder / "images" / file_name)
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+        return name, str(folder / f"{name}.json"), str(folder / "images")
+
+    yield call
+    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
+        for name in set(catalog) - names:
+            catalog.pop(name)
+
+
+def _message(function, *args, **kwargs):
+    with pytest.raises(UsageError) as e:
+        function(*args, **kwargs)
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+def _config(train=("mine",), test=(), **overrides):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = train, test
+    cfg.merge_from_list([part for pair in overrides.items() for part in pair])
+    return cfg
+
+
+# ---- register_datasets -----------------------------------------------------------------------
+
+
+def test_good_data_is_registered_for_detectron2(write):
+    (dataset,) = register_datasets([write(_content())])
+    assert dataset.classes == ("dog", "cat")  # in the order of their ids, 4 and 9
+    records = DatasetCatalog.get("mine")
+    assert [len(r["annotations"]) for r in records] == [2, 1]
+    assert [a["category_id"] for a in records[0]["annotations"]] == [1, 0]
+    assert MetadataCatalog.get("mine").evaluator_type == "coco"
+    assert MetadataCatalog.get("mine").thing_classes == ["dog", "cat"]
+
+
+def test_unicode_and_spaces_in_paths_and_names_work(write, tmp_path):
+    content = _content()
+    content["categories"][0]["name"] = "кот"
+    content["images"][0]["file_name"] = "sub folder/ünï.png"
+    name, json_file, images = write(content, folder="mes données à moi")
+    (tmp_path / "mes données à moi" / "images" / "sub folder").mkdir()
+    shutil.move(f"{images}/a.png", f"{images}/sub folder/ünï.png")
+    (dataset,) = register_datasets([(name, json_file, images)])
+    assert dataset.classes == ("dog", "кот")
+    assert DatasetCatalog.get(name)[0]["file_name"] == f"{images}/sub folder/ünï.png"
+
+
+def test_same_entry_again_is_harmless(write):
+    entry = write(_content())
+    assert register_datasets([entry]) == register_datasets([entry])
+    DatasetCatalog.get("mine")
+    register_datasets([entry])
+
+
+def test_categories_may_have_other_ids_in_another_dataset(write):
+    other = _content()
+    for category in other["categories"]:
+        category["id"] += 10
+    for annotation in other["annotations"]:
+        annotation["category_id"] += 10
+    register_datasets([write(_content()), write(other, "other")])
+
+
+def _without(list_name, key):
+    def change(content):
+        del content[list_name][1][key]
+
+    return change
+
+
+def _with(list_name, key, value):
+    def change(content):
+        content[list_name][1][key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, fragments",
+    [
+        (lambda c: c.pop("images"), ['not in COCO format: it has no list "images"']),
+        (lambda c: c.pop("annotations"), ['no list "annotations"']),
+        (lambda c: c.pop("categories"), ['no list "categories"']),
+        (lambda c: c.update(images={}), ['no list "images"']),
+        (lambda c: c.update(images=[]), ["has no images"]),
+        (lambda c: c.update(annotations=[]), ["has no annotations"]),
+        (lambda c: c.update(categories=[]), ["has no categories"]),
+        (lambda c: c["images"].append("a.png"), ['entry 2 of "images" is not an object']),
+        (_without("images", "file_name"), ['entry 1 of "images" has no "file_name"']),
+        (_without("images", "height"), ['entry 1 of "images" has no "height"']),
+        (_without("categories", "name"), ['entry 1 of "categories" has no "name"']),
+        (_without("annotations", "id"), ['entry 1 of "annotations" has no "id"']),
+        (_without("annotations", "bbox"), ['entry 1 of "annotations" has no "bbox"']),
+        (_without("annotations", "category_id"), ['has no "category_id"']),
+        (_with("images", "id", 7), ['two of its "images" have the id 7']),
+        (_with("images", "id", None), ['the "id" of entry 1 of "images" is None']),
+        (_with("images", "width", "30"), ["width", "image 8", "'30'"]),
+        (_with("images", "height", 0), ["height", "image 8", "is 0"]),
+        (_with("categories", "id", 9), ['two of its "categories" have the id 9']),
+        (_with("annotations", "id", 1), ['two of its "annotations" have the id 1']),
+        (_with("annotations", "image_id", 99), ["annotation 2", "image_id 99", '"images"']),
+        (_with("annotations", "category_id", 5), ["annotation 2", "category_id 5"]),
+        (_with("annotations", "bbox", []), ["annotation 2", "[]", "4 finite numbers"]),
+        (_with("annotations", "bbox", [1, 2, 3]), ["annotation 2", "[1, 2, 3]"]),
+        (_with("annotations", "bbox", [1, 2, 3, "4"]), ["annotation 2", "'4'"]),
+        (_with("annotations", "bbox", [1, 2, float("nan"), 4]), ["annotation 2", "nan"]),
+        (_with("annotations", "bbox", None), ["annotation 2", "None"]),
+    ],
+)
+def test_data_that_is_not_coco_is_one_line_that_names_file_and_place(write, change, fragments):
+    content = _content()
+    change(content)
+    entry = write(content)
+    message = _message(register_datasets, [entry])
+    for fragment in [entry[1], *fragments]:
+        assert fragment in message
+    assert "mine" not in DatasetCatalog
+
+
+@pytest.mark.parametrize(
+    "text, fragment",
+    [
+        ("", "not a JSON file"),
+        ('{"images": [', "not a JSON file"),
+        ("id,name\n1,cat", "not a JSON file"),
+        ("[1, 2]", "it holds a list"),
+        ("null", "it holds a NoneType"),
+    ],
+)
+def test_file_that_is_not_json_or_no_object_is_one_line(write, text, fragment):
+    name, json_file, images = write(text)
+    message = _message(register_datasets, [(name, json_file, images)])
+    assert fragment in message and json_file in message
+
+
+def test_binary_file_is_one_line(write):
+    name, _, images = write(_content())
+    assert "not a JSON file" in _message(register_datasets, [(name, f"{images}/a.png", images)])
+
+
+def test_missing_files_are_one_line(write, tmp_path):
+    name, json_file, images = write(_content())
+    message = _message(register_datasets, [(name, f"{json_file}x", images)])
+    assert message == f"There is no annotation file {json_file}x"
+    message = _message(register_datasets, [(name, json_file, f"{images}x")])
+    assert f"no image directory {images}x" in message
+
+
+def test_swapped_arguments_tell_the_order(write):
+    name, json_file, images = write(_content())
+    message = _message(register_datasets, [(name, images, json_file)])
+    assert f"{images} is a directory" in message and "NAME ANNOTATIONS.json IMAGE_DIR" in message
+
+
+def test_missing_images_are_counted_and_the_first_is_named(write):
+    content = _content()
+    content["images"].append({"id": 10, "file_name": "no/c.png", "height": 2, "width": 3})
+    content["images"].append({"id": 11, "file_name": "d.png", "height": 2, "width": 3})
+    entry = write(content)
+    message = _message(register_datasets, [entry])
+    assert "2 of the 4 images" in message and f"not in {entry[2]}," in message
+    assert "'no/c.png'" in message
+
+
+@pytest.mark.parametrize("name", ["coco_2017_val", "gw_shapes_train", "voc_2007_val"])
+def test_name_of_a_built_in_dataset_is_taken(write, name):
+    assert f"name {name} is taken" in _message(register_datasets, [write(_content(), name)])
+
+
+def test_name_of_other_own_data_is_taken(write):
+    register_datasets([write(_content())])
+    assert "mine is taken" in _message(register_datasets, [write(_content(), folder="other")])
+
+
+def test_datasets_whose_categories_disagree_are_both_named_with_the_first_difference(write):
+    other = _content()
+    other["categories"][0]["name"] = "cow"
+    message = _message(register_datasets, [write(_content()), write(other, "other")])
+    assert "number 2" in message and "'cat' in mine and 'cow' in other" in message
+    assert not {"mine", "other"} & set(DatasetCatalog)
+
+
+def test_datasets_with_more_categories_disagree(write):
+    other = _content()
+    other["categories"].append({"id": 20, "name": "cow"})
+    message = _message(register_datasets, [write(_content()), write(other, "other")])
+    assert "2 and 3 categories" in message and "nothing in mine and 'cow' in other" in message
+
+
+# ---- adapt_config ----------------------------------------------------------------------------
+
+
+def test_silent_config_gets_the_number_of_classes(write):
+    datasets = register_datasets([write(_content())])
+    cfg = _config()
+    adapt_config(cfg, datasets)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 2
+
+
+def _yaml_with_base(tmp_path, text):
+    (tmp_path / "base.yaml").write_text(text)
+    (tmp_path / "child.yaml").write_text("_BASE_: base.yaml\nSEED: 1\n")
+    return str(tmp_path / "child.yaml")
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_stated_number_that_contradicts_is_one_line(write, tmp_path, in_file):
+    """80 is also Detectron2's default, so that the value alone does not tell."""
+    datasets = register_datasets([write(_content())])
+    text = "MODEL: {ROI_HEADS: {NUM_CLASSES: 80}}"
+    where = (
+        {"config_file": _yaml_with_base(tmp_path, text)}
+        if in_file
+        else {"opts": ["MODEL.ROI_HEADS.NUM_CLASSES", "80"]}
+    )
+    message = _message(adapt_config, _config(), datasets, **where)
+    assert "MODEL.ROI_HEADS.NUM_CLASSES = 80" in message and "mine has 2" in message
+    assert message.endswith("add MODEL.ROI_HEADS.NUM_CLASSES 2")
+
+
+def test_stated_number_that_agrees_is_kept(write, tmp_path):
+    datasets = register_datasets([write(_content())])
+    cfg = _config(**{"MODEL.ROI_HEADS.NUM_CLASSES": 2})
+    path = _yaml_with_base(tmp_path, "MODEL: {ROI_HEADS: {NUM_CLASSES: 2}}")
+    adapt_config(cfg, datasets, config_file=path)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+
+
+def test_number_of_a_head_not_in_use_may_contradict(write):
+    datasets = register_datasets([write(_content())])
+    cfg = _config(**{"MODEL.META_ARCHITECTURE": "RetinaNet"})
+    adapt_config(cfg, datasets, opts=["MODEL.ROI_HEADS.NUM_CLASSES", "80"])
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES) == (80, 2)
+    with pytest.raises(UsageError, match="RETINANET"):
+        cfg.MODEL.RETINANET.NUM_CLASSES = 80
+        adapt_config(cfg, datasets, opts=["MODEL.RETINANET.NUM_CLASSES", "80"])
+
+
+def test_dataset_that_the_config_does_not_name_is_one_line(write):
+    datasets = register_datasets([write(_content())])
+    cfg = _config(train=("gw_shapes_train",))
+    assert "DATASETS.TRAIN \"('mine',)\"" in _message(adapt_config, cfg, datasets)
+
+
+def test_training_data_may_be_named_in_an_evaluation(write):
+    datasets = register_datasets([write(_content(), name="mine"), write(_content(), name="val")])
+    cfg = _config(train=("mine",), test=("val",))
+    adapt_config(cfg, datasets, eval_only=True)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+
+
+def test_unknown_name_tells_the_nearest():
+    message = _message(adapt_config, _config(train=("gw_shape_train",)), [])
+    assert "gw_shape_train is not registered" in message and "gw_shapes_train" in message
+
+
+def test_config_without_own_data_is_left_as_it_is():
+    cfg = _config(train=("coco_2017_train",), test=("lvis_v1_val",))
+    before = cfg.dump()
+    adapt_config(cfg, [])
+    assert cfg.dump() == before
+
+
+def test_other_dataset_of_the_config_must_have_the_same_classes(write):
+    datasets = register_datasets([write(_content())])
+    cfg = _config(test=("coco_2017_val",))
+    message = _message(adapt_config, cfg, datasets)
+    assert "mine and coco_2017_val have 2 and 80 categories" in message
+    assert "'dog' in mine and 'person' in coco_2017_val" in message
+
+
+def test_evaluation_does_not_look_at_the_training_data(write):
+    datasets = register_datasets([write(_content())])
+    cfg = _config(train=("coco_2017_train", "unheard_of"), test=("mine",))
+    adapt_config(cfg, datasets, eval_only=True)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+
+
+@pytest.mark.parametrize("value", [None, []])
+def test_mask_head_needs_masks(write, value):
+    content = _content()
+    content["annotations"][1]["segmentation"] = value
+    datasets = register_datasets([write(content)])
+    message = _message(adapt_config, _config(**{"MODEL.MASK_ON": True}), datasets)
+    assert "annotation 2 of the dataset mine" in message and "MODEL.MASK_ON False" in message
+    adapt_config(_config(), datasets)
+    architecture = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.MASK_ON": True}
+    adapt_config(_config(**architecture), datasets)
+
+
+def test_run_length_masks_need_the_bitmask_format_unless_of_crowds(write):
+    content = _content()
+    content["annotations"][1]["segmentation"] = {"size": [20, 30], "counts": [0, 600]}
+    datasets = register_datasets([write(content)])
+    message = _message(adapt_config, _config(**{"MODEL.MASK_ON": True}), datasets)
+    assert "annotation 2" in message and "INPUT.MASK_FORMAT bitmask" in message
+    bitmask = {"MODEL.MASK_ON": True, "INPUT.MASK_FORMAT": "bitmask"}
+    adapt_config(_config(**bitmask), datasets)
+
+    content["annotations"][1]["iscrowd"] = 1
+    datasets = register_datasets([write(content)])
+    adapt_config(_config(**{"MODEL.MASK_ON": True}), datasets)
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_what_the_evaluation_needs_is_asked_for_before_training(write, key):
+    content = _content()
+    del content["annotations"][2][key]
+    datasets = register_datasets([write(content)])
+    adapt_config(_config(), datasets)
+    message = _message(adapt_config, _config(test=("mine",)), datasets)
+    assert f'Annotation 3 of the dataset mine has no "{key}"' in message
