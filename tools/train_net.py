@@ -1,0 +1,14 @@
+#!/usr/bin/env python
+"""Trains or evaluates a detector; see --help and gw_detectron/engine.py."""
+
+import sys
+
+from gw_detectron.engine import argument_parser, run
+from gw_detectron.errors import UsageError
+
+if __name__ == "__main__":
+    try:
+        run(argument_parser().parse_args())
+    except UsageError as error:
+        print(f"train_net.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
