@@ -9,8 +9,9 @@ def add_gw_config(cfg: CfgNode) -> None:
     if "GW" in cfg.MODEL:
         return
     cfg.MODEL.GW = CfgNode()
-    # Where the build_gw_*_backbone builders put MODEL.RESNETS.NORM: S1 = after the stem's convolution,
-    # B and digits = after the 1st, 2nd, 3rd convolution of every residual block. The paper's best: S1-B2
+    # Where the build_gw_*_backbone builders put MODEL.RESNETS.NORM: S1 = after the stem's
+    # convolution, B and digits = after the 1st, 2nd, 3rd convolution of every residual block.
+    # The paper's best is S1-B2
     cfg.MODEL.GW.POSITIONS = "S1-B2"
     # The norm at the backbone's other positions, the shortcuts' included
     cfg.MODEL.GW.BASE_NORM = "FrozenBN"

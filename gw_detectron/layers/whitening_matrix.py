@@ -26,7 +26,7 @@ def newton(sigma: Tensor, iterations: int) -> Tensor:
     The two are the same mathematics at the same price (P_k, R_k and S commute), but rounding
     errors, forward and backward, grow in the first with the condition number of Sigma.
 
-    A zero Sigma (a constant sample with eps = 0) has no inverse; it is treated as if its trace were 1.
+    A zero Sigma (a constant sample with eps = 0) has no inverse; its trace is taken to be 1.
     """
     trace = _trace_or_one(sigma)
     *_, p = _newton_steps(sigma / trace, iterations)

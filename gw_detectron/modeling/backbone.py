@@ -43,7 +43,7 @@ def build_gw_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def build_gw_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Detectron2's build_retinanet_resnet_fpn_backbone over :func:`build_gw_resnet_backbone`'s ResNet."""
+    """Detectron2's build_retinanet_resnet_fpn_backbone, likewise."""
     fpn = build_retinanet_resnet_fpn_backbone(_with_base_norm(cfg), input_shape)
     _place_norms(cfg, fpn.bottom_up)
     return fpn
@@ -63,12 +63,12 @@ def place_norms(resnet: ResNet, norm: str, positions: str = "S1-B2") -> None:
     Replaces, in place, the norms of a built ResNet at the given positions.
 
     In a bottleneck block, B and a digit mean the norm after that convolution (1x1, 3x3, 1x1). A
-    basic block (ResNet-18/34) has two 3x3 convolutions: one digit, whichever, means the first, as the
-    authors have it; several digits mean both. The shortcut's norm is never replaced.
+    basic block (ResNet-18/34) has two 3x3 convolutions: one digit, whichever, means the first, as
+    the authors have it; several digits mean both. The shortcut's norm is never replaced.
 
     Args:
         norm: what :func:`get_norm` takes.
-        positions: "S1" (the stem), "B" and digits out of 1, 2, 3 (the blocks), or both joined by "-".
+        positions: one of :data:`POSITIONS`.
 
     Raises:
         UsageError: on positions or a norm that isn't one.

@@ -2,8 +2,8 @@
 The name of the norm: "GW" and "GW(option=value, ...)" wherever Detectron2 takes one.
 
 Detectron2's get_norm knows a fixed set of names, and its modules import it by name, so binding the
-name anew would miss whatever was imported before. Instead the function itself, which they all share,
-gets the code of a call to ours.
+name anew would miss whatever was imported before. Instead the function itself, which they all
+share, gets the code of a call to ours.
 """
 
 import difflib
@@ -33,8 +33,8 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     Detectron2's get_norm, with GW.
 
     Args:
-        norm: "GW" (the paper's layer: 64 groups, T = 5), "GW(option=value, ...)" with the options of
-            :class:`GroupWhitening`, e.g. "GW(num_groups=16, method=zca)"; or whatever Detectron2
+        norm: "GW" (the paper's layer: 64 groups, T = 5), "GW(option=value, ...)" with the options
+            of :class:`GroupWhitening`, e.g. "GW(num_groups=16, method=zca)"; or whatever Detectron2
             takes: another norm's name, a callable of the channel count, "" or None.
         out_channels: the number of channels it normalises.
 

@@ -3,9 +3,10 @@ import sys
 
 import pytest
 import torch
-from gw_detectron.layers import GroupWhitening, group_whitening
 from torch.autograd import gradcheck
 from torch.nn import functional as F
+
+from gw_detectron.layers import GroupWhitening, group_whitening
 
 from . import textbook
 
@@ -55,7 +56,7 @@ def relative_errors(actual, expected):
 def test_itn_and_its_gradients_equal_the_papers_definition(name, rescale, dtype, tolerance):
     shape, g = SHAPES[name]
     tensors = inputs(shape)
-    options = dict(eps=0.0, rescale=rescale)
+    options = {"eps": 0.0, "rescale": rescale}
     expected = output_and_gradients(
         lambda x, w, b: textbook.group_whitening(x, g, w, b, **options), *tensors
     )
@@ -118,7 +119,7 @@ def test_gradcheck(method, rescale):
     x = torch.randn(2, 6, 4, 2, dtype=torch.float64, requires_grad=True)
     weight = torch.rand(6, dtype=torch.float64).requires_grad_()
     bias = torch.rand(6, dtype=torch.float64).requires_grad_()
-    options = dict(eps=1e-2, method=method, rescale=rescale)
+    options = {"eps": 1e-2, "method": method, "rescale": rescale}
     assert gradcheck(lambda x, w, b: group_whitening(x, 3, w, b, **options), (x, weight, bias))
 
 
@@ -186,8 +187,17 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"rescale": True}, {"method": "zca"}, {"eps": 0.0},
-                                     {"iterations": 40}, {"eps": 0.0, "rescale": True}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rescale": True},
+        {"method": "zca"},
+        {"eps": 0.0},
+        {"eps": 0.0, "rescale": True},
+        {"iterations": 40},
+    ],
+)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_output_and_gradient_of_a_finite_input_are_finite(name, options):
     x = HOSTILE[name].clone().requires_grad_()
@@ -281,26 +291,25 @@ def test_the_authors_checkpoints_load():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "num_channels, options, message",
     [
-        (dict(num_channels=256, num_groups=48),
-         "num_groups=48 does not divide num_channels=256; the nearest that do are 32 and 64"),
-        (dict(num_channels=256, num_groups=0), "num_groups must be a whole number of at least 1, not 0"),
-        (dict(num_channels=0), "num_channels must be a whole number of at least 1, not 0"),
-        (dict(num_channels=64, num_groups=8.0), "num_groups must be a whole number of at least 1, not 8.0"),
-        (dict(num_channels=64, iterations=-1), "iterations must be a whole number of at least 0, not -1"),
-        (dict(num_channels=64, eps=-1e-5), "eps must be a finite number of at least 0, not -1e-05"),
-        (dict(num_channels=64, eps=float("nan")), "eps must be a finite number of at least 0, not nan"),
-        (dict(num_channels=64, method="pca"), "method must be one of itn, zca, not 'pca'"),
+        (256, {"num_groups": 48}, "num_groups=48 does not divide num_channels=256; "
+                                  "the nearest that do are 32 and 64"),
+        (256, {"num_groups": 0}, "num_groups must be a whole number of at least 1, not 0"),
+        (64, {"num_groups": 8.0}, "num_groups must be a whole number of at least 1, not 8.0"),
+        (64, {"iterations": -1}, "iterations must be a whole number of at least 0, not -1"),
+        (64, {"eps": -1e-5}, "eps must be a finite number of at least 0, not -1e-05"),
+        (64, {"eps": float("nan")}, "eps must be a finite number of at least 0, not nan"),
+        (64, {"method": "pca"}, "method must be one of itn, zca, not 'pca'"),
+        (0, {}, "num_channels must be a whole number of at least 1, not 0"),
     ],
 )  # fmt: skip
-def test_a_bad_argument_is_one_line_that_names_value_and_choice(arguments, message):
+def test_a_bad_argument_is_one_line_that_names_value_and_choice(num_channels, options, message):
     with pytest.raises(ValueError) as error:
-        GroupWhitening(**arguments)
+        GroupWhitening(num_channels, **options)
     assert str(error.value) == message
-    x = torch.randn(1, arguments.pop("num_channels"), 4)
     with pytest.raises(ValueError) as error:
-        group_whitening(x, **arguments)
+        group_whitening(torch.randn(1, num_channels, 4), **options)
     assert str(error.value) == message
 
 

@@ -1,4 +1,4 @@
-"""The paper's definition of Group Whitening, word for word, in plain autograd: what tests compare with."""
+"""The paper's definition of Group Whitening, word for word, in plain autograd."""
 
 import torch
 

@@ -5,10 +5,11 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_backbone
+from torch import nn
+
 from gw_detectron.errors import UsageError
 from gw_detectron.layers import GroupWhitening
 from gw_detectron.modeling.backbone import parse_positions
-from torch import nn
 
 STAGES = ["res2", "res3", "res4", "res5"]
 

@@ -3,12 +3,11 @@ import subprocess
 import sys
 
 import detectron2.layers
-import gw_detectron
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ASPP, DepthwiseSeparableConv2d, ShapeSpec, batch_norm
-from detectron2.modeling import META_ARCH_REGISTRY, FPN, build_model, build_resnet_backbone
+from detectron2.modeling import FPN, META_ARCH_REGISTRY, build_model, build_resnet_backbone
 from detectron2.modeling.backbone import Backbone, RegNet, SimpleFeaturePyramid
 from detectron2.modeling.backbone.regnet import ResBottleneckBlock as RegNetBlock
 from detectron2.modeling.backbone.regnet import SimpleStem
@@ -16,9 +15,11 @@ from detectron2.modeling.backbone.vit import ResBottleneckBlock
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
+from torch import nn
+
+import gw_detectron
 from gw_detectron.errors import UsageError
 from gw_detectron.layers import GroupWhitening
-from torch import nn
 
 
 def count(model, kind=GroupWhitening):
