@@ -9,6 +9,10 @@ installed, only `gw_detectron.layers` is there to use.
 
 import importlib.util
 
+from .version import __version__
+
+__all__ = ["__version__", "setup_environment"]
+
 
 def setup_environment() -> None:
     """

@@ -1,0 +1,92 @@
+import sys
+
+import pytest
+
+import make_environment
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of its own, whose steps succeed without doing anything."""
+    venv = tmp_path / ".venv"
+    venv.mkdir()
+    monkeypatch.setattr(make_environment, "VENV", venv)
+    monkeypatch.setattr(make_environment, "STAMP", venv / ".ready")
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("a==1\n")
+    monkeypatch.setattr(make_environment, "INPUTS", (requirements,))
+    monkeypatch.setattr(make_environment, "shares_detectron2", lambda: False)
+    monkeypatch.setattr(make_environment, "create_venv", lambda shared: None)
+    monkeypatch.setattr(make_environment, "install_pinned", lambda: None)
+    return tmp_path
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 13)])
+def test_other_pythons_stop_with_what_was_found(version):
+    with pytest.raises(make_environment.SetupError, match=f"is {version[0]}.{version[1]};"):
+        make_environment.check_python(version)
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 11), (3, 12)])
+def test_supported_pythons_pass(version):
+    make_environment.check_python(version)
+
+
+def test_second_run_has_nothing_to_do(checkout, monkeypatch):
+    assert make_environment.main([]) == 0
+    monkeypatch.setattr(make_environment, "install_pinned", lambda: pytest.fail("called"))
+    assert make_environment.main([]) == 0
+
+
+def test_changed_requirements_are_installed(checkout):
+    make_environment.main([])
+    assert make_environment.is_ready()
+    (checkout / "requirements.txt").write_text("a==2\n")
+    assert not make_environment.is_ready()
+
+
+def test_failed_step_leaves_the_environment_unfinished(checkout, monkeypatch, capsys):
+    make_environment.main([])
+    (checkout / "requirements.txt").write_text("a==2\n")
+
+    def fail():
+        raise make_environment.SetupError("no network")
+
+    monkeypatch.setattr(make_environment, "install_pinned", fail)
+    assert make_environment.main([]) == 1
+    assert capsys.readouterr().err == "make_environment: no network\n"
+    assert not (checkout / ".venv" / ".ready").exists()
+
+
+def test_environment_of_another_python_is_of_another_kind(checkout):
+    (checkout / ".venv" / "pyvenv.cfg").write_text(
+        "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.9.2\n"
+    )
+    assert make_environment.kind_found() == "Python 3.9, own packages"
+    assert make_environment.kind_wanted() == (
+        f"Python {sys.version_info[0]}.{sys.version_info[1]}, own packages"
+    )
+
+
+def test_progress_names_big_downloads_and_returns_errors(capsys):
+    output = [
+        "Collecting torch==2.12.1\n",
+        "  Downloading torch-2.12.1-cp311-cp311-manylinux_2_28_x86_64.whl (532.1 MB)\n",
+        "Using cached triton-3.7.1-cp311-cp311-linux_x86_64.whl (197 MB)\n",
+        "  Downloading torch-2.12.1-cp311-cp311-manylinux_2_28_x86_64.whl.metadata (29 kB)\n",
+        "  Downloading yacs-0.1.8-py3-none-any.whl (1.4 MB)\n",
+        "Installing collected packages: triton, torch\n",
+        "ERROR: No space left on device\n",
+    ]
+    assert make_environment.show_progress(output) == ["No space left on device"]
+    assert capsys.readouterr().out.split("\n") == [
+        "    downloading torch-2.12.1 (532 MB)",
+        "    using cached triton-3.7.1 (197 MB)",
+        "    unpacking 2 packages",
+        "",
+    ]
+
+
+def test_requirements_pin_what_is_installed_beside_a_found_detectron2():
+    for name in (*make_environment.DEVELOPMENT_TOOLS, "opencv-python-headless"):
+        assert make_environment.pinned(name).startswith(f"{name}==")

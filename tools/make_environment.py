@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""
+Make the checkout's virtual environment, .venv, or find it up to date.
+
+Installs what requirements.txt pins, Detectron2 (tools/install_detectron2.py) and this package,
+editable. Where the interpreter that runs this script has a Detectron2 already, .venv sees that
+interpreter's packages instead, and gains only this package and the development tools: neither the
+installed Detectron2 nor its PyTorch is touched.
+
+`make test` and `make demo` call it; PYTHON=python3.12 in front of make chooses the interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import re
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements.txt"
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / "bin" / "python"
+STAMP = VENV / ".ready"  # what the environment was made from; written last, so that it never lies
+
+PYTHONS = ((3, 10), (3, 11), (3, 12))
+
+# The environment is brought up to date when the content of one of these changes.
+INPUTS = (
+    REQUIREMENTS,
+    ROOT / "setup.py",
+    ROOT / "gw_detectron" / "version.py",
+    ROOT / "tools" / "install_detectron2.py",
+    Path(__file__).resolve(),
+)
+
+DEVELOPMENT_TOOLS = ("hypothesis", "pytest", "ruff")
+
+
+class SetupError(Exception):
+    """A step that failed; the message is one line that names it and the way out."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(argv)
+    try:
+        check_python(sys.version_info[:2])
+        if not is_ready():
+            make_environment()
+    except SetupError as error:
+        print(f"make_environment: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("make_environment: interrupted; the next run goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check_python(version: tuple[int, int]) -> None:
+    if version not in PYTHONS:
+        raise SetupError(
+            f"Python 3.10, 3.11 or 3.12 is needed, but {sys.executable} is "
+            f"{version[0]}.{version[1]}; name another, e.g.: PYTHON=python3.12 make test"
+        )
+
+
+def is_ready() -> bool:
+    return STAMP.is_file() and STAMP.read_text() == fingerprint()
+
+
+def fingerprint() -> str:
+    """Changes with whatever the environment depends on, its own place and interpreter included."""
+    parts = [str(ROOT), kind_wanted(), *(path.read_text(encoding="utf-8") for path in INPUTS)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def kind_wanted() -> str:
+    return kind(sys.version_info[:2], shared=shares_detectron2())
+
+
+def kind_found() -> str | None:
+    """The kind of the environment that exists, from the file that venv writes; None without one."""
+    config = VENV / "pyvenv.cfg"
+    if not config.is_file():
+        return None
+    fields = dict(re.findall(r"^([\w-]+) = (.*)$", config.read_text(), re.MULTILINE))
+    major, minor, *_ = fields.get("version", "0.0").split(".")
+    shared = fields.get("include-system-site-packages") == "true"
+    return kind((int(major), int(minor)), shared=shared)
+
+
+def kind(version: tuple[int, int], shared: bool) -> str:
+    """An environment can be brought up to date within its kind; for another it is made anew."""
+    return f"Python {version[0]}.{version[1]}, {'shared' if shared else 'own'} packages"
+
+
+def shares_detectron2() -> bool:
+    """Whether .venv is to see the packages of the interpreter it is made with."""
+    if runs_in_venv():
+        return "shared" in (kind_found() or "")
+    spec = importlib.util.find_spec("detectron2")
+    return spec is not None and spec.origin is not None
+
+
+def runs_in_venv() -> bool:
+    return Path(sys.prefix).resolve() == VENV
+
+
+def make_environment() -> None:
+    started = time.monotonic()
+    STAMP.unlink(missing_ok=True)
+    shared = shares_detectron2()
+    if not runs_in_venv():
+        create_venv(shared)
+    if shared:
+        say(f"Detectron2 is installed for {sys.executable}: used as it is")
+        install_beside_detectron2()
+    else:
+        install_pinned()
+    STAMP.write_text(fingerprint())
+    say(f"ready in {time.monotonic() - started:.0f} s: {VENV}")
+
+
+def create_venv(shared: bool) -> None:
+    say(f"creating .venv with Python {'.'.join(map(str, sys.version_info[:3]))}")
+    options = ["--system-site-packages"] if shared else []
+    if kind_found() != kind_wanted():
+        options.append("--clear")
+    result = subprocess.run([sys.executable, "-m", "venv", *options, str(VENV)])
+    if result.returncode != 0:
+        raise SetupError(
+            f"`{sys.executable} -m venv` failed; install its venv module (Debian, Ubuntu: "
+            "apt install python3-venv) or name another Python: PYTHON=python3.12 make test"
+        )
+    if shared and sys.prefix != sys.base_prefix:
+        share_parent_venv()
+
+
+def share_parent_venv() -> None:
+    """
+    Let .venv see the virtual environment that runs this script: made from within one,
+    --system-site-packages reaches the interpreter below it, not that environment itself.
+    """
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    site_packages = VENV / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    lines = [f"import site; site.addsitedir({folder!r})\n" for folder in sorted(folders)]
+    (site_packages / "parent_environment.pth").write_text("".join(lines))
+
+
+def install_pinned() -> None:
+    say("installing pip and setuptools")
+    pip_install("--constraint", str(REQUIREMENTS), "pip", "setuptools")
+    say("installing requirements.txt, PyTorch first of all: about 3 minutes and 5 GB once")
+    # several packages come as sources: built with the setuptools above rather than the newest
+    pip_install("--no-build-isolation", "--requirement", str(REQUIREMENTS))
+    say("installing Detectron2")
+    if subprocess.run([VENV_PYTHON, ROOT / "tools" / "install_detectron2.py"]).returncode != 0:
+        raise SetupError("stopped at Detectron2, for the reason above")
+    install_this_package()
+
+
+def install_beside_detectron2() -> None:
+    say("installing setuptools, and the development tools where missing")
+    tools = [name for name in DEVELOPMENT_TOOLS if not is_importable(name)]
+    pip_install(*map(pinned, ["setuptools", *tools]))
+    if not is_importable("cv2"):  # Detectron2 draws with it, and leaves installing it to the user
+        pip_install("--no-deps", pinned("opencv-python-headless"))
+    install_this_package()
+
+
+def install_this_package() -> None:
+    say("installing gw_detectron, editable")
+    pip_install("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+
+
+def pinned(name: str) -> str:
+    match = re.search(rf"^{name}==\S+", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[0]
+
+
+def is_importable(module: str) -> bool:
+    """In .venv, whichever interpreter runs this script."""
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return subprocess.run([VENV_PYTHON, "-c", code]).returncode == 0
+
+
+def pip_install(*arguments: str) -> None:
+    command = [VENV_PYTHON, "-m", "pip", "install", "--progress-bar=off", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        errors = show_progress(process.stdout)
+    if process.returncode != 0:
+        reason = errors[-1] if errors else f"status {process.returncode}"
+        raise SetupError(
+            f"pip could not install {arguments[-1]}: {reason}; check the network, pip's settings "
+            "and the free disk space, and run it again"
+        )
+
+
+def show_progress(output: Iterable[str]) -> list[str]:
+    """Print pip's output in a line for each big download; returns its error messages."""
+    errors = []
+    for line in output:
+        if line.startswith("ERROR: "):
+            errors.append(line[len("ERROR: ") :].strip())
+        elif line.startswith("Installing collected packages: ") and "," in line:
+            print(f"    unpacking {line.count(',') + 1} packages", flush=True)
+        else:
+            match = re.search(
+                r"(Downloading|Using cached) ([^-\s]+-[^-\s]+)\S* \((\d+)\S* MB\)", line
+            )
+            if match and int(match[3]) >= 10:
+                print(f"    {match[1].lower()} {match[2]} ({match[3]} MB)", flush=True)
+    return errors
+
+
+def say(text: str) -> None:
+    print(f"[environment] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
