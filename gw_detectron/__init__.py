@@ -23,7 +23,7 @@ def setup_environment() -> None:
     """
     import detectron2  # noqa: F401  first: it may call this function, to the end, in its own import
 
-    from . import config, data, modeling  # noqa: F401
+    from . import checkpoint, config, data, modeling  # noqa: F401
 
 
 if importlib.util.find_spec("detectron2") is not None:

@@ -34,6 +34,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
+from .checkpoint import require_weights
 from .data.coco import adapt_config, register_datasets
 from .errors import UsageError
 from .results.detections import save_detection_sheet
@@ -132,7 +133,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     The frozen config that args describe, its datasets registered and its output folder made.
 
     Raises:
-        UsageError: on a mistake in the config, the overrides or the datasets.
+        UsageError: on a mistake in the config, the overrides, the datasets or the weights.
     """
     cfg = get_cfg()
     try:
@@ -145,6 +146,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise UsageError(f"config {args.config_file} {' '.join(args.opts)}: {reason}") from error
     datasets = register_datasets(args.dataset)
     adapt_config(cfg, datasets, args.config_file, args.opts, args.eval_only)
+    require_weights(cfg, args.resume)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         print("No GPU on this machine: running on the CPU.", flush=True)
         cfg.MODEL.DEVICE = "cpu"

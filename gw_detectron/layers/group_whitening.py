@@ -11,14 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .whitening_matrix import (
-    newton,
-    newton_backward,
-    rescale,
-    rescale_backward,
-    zca,
-    zca_backward,
-)
+from . import passes
+from .whitening_matrix import whitening_matrix, whitening_matrix_backward
 
 METHODS = ("itn", "zca")
 
@@ -183,83 +177,46 @@ class _GroupWhitening(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, num_groups, iterations, eps, method, rescaled):
-        ctx.options = num_groups, iterations, method, rescaled
+        ctx.options = iterations, method, rescaled
         if x.numel() == 0:
             ctx.save_for_backward(x, weight, bias)
             return torch.empty_like(x)
         with _without_autocast(x):
-            groups = _groups(x, num_groups)
-            mean = groups.mean(-1, keepdim=True)
-            centred = groups - mean
-            sigma = centred @ centred.mT / centred.shape[-1] + eps * torch.eye(
-                num_groups, dtype=centred.dtype, device=centred.device
-            )
-            if method == "itn":
-                w, basis, eigenvalues = newton(sigma, iterations), None, None
-            else:
-                w, basis, eigenvalues = zca(sigma, eps)
-            w, scale = rescale(sigma, w) if rescaled else (w, None)
-            ctx.save_for_backward(x, weight, bias, mean, sigma, w, scale, basis, eigenvalues)
-
-            whitened = (w @ centred).view(x.shape)
-            y = torch.empty_like(x)  # what is returned must not be a view: ReLU follows in place
-            if weight is not None and bias is not None:
-                whitened = torch.addcmul(_per_channel(bias, x), whitened, _per_channel(weight, x))
-            elif weight is not None:
-                whitened = whitened * _per_channel(weight, x)
-            elif bias is not None:
-                whitened = whitened + _per_channel(bias, x)
-            return y.copy_(whitened)
+            mean, sigma = passes.moments(x, num_groups)
+            ctx.centre = passes.offset_dominates(mean, sigma)
+            data, offset = x, mean
+            if ctx.centre:
+                data, offset = passes.centred(x, mean), torch.zeros_like(mean)
+                _, sigma = passes.moments(data, num_groups)
+            sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
+            w, *saved = whitening_matrix(sigma, iterations, eps, method, rescaled)
+            ctx.save_for_backward(x, weight, bias, mean, sigma, w, *saved)
+            return passes.whiten(data, offset, w, weight, bias).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        num_groups, iterations, method, rescaled = ctx.options
         x, weight, bias, *matrices = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        dx = dweight = dbias = None
         if x.numel() == 0:
-            dx = torch.empty_like(x) if need_x else None
-            dweight = torch.zeros_like(weight) if need_weight else None
-            dbias = torch.zeros_like(bias) if need_bias else None
-            return dx, dweight, dbias, *[None] * 5
-
-        mean, sigma, w, scale, basis, eigenvalues = matrices
-        with _without_autocast(x):
-            centred = _groups(x, num_groups) - mean
-            dy = _groups(dy, num_groups)
-            over = [0, *range(2, x.dim())]  # all dimensions but the channels'
-            if need_bias:
-                dbias = dy.view(x.shape).sum(over).to(bias.dtype)
-            if need_weight:
-                dweight = (dy * (w @ centred)).view(x.shape).sum(over).to(weight.dtype)
-            if need_x:
-                if weight is not None:
-                    dy = (dy.view(x.shape) * _per_channel(weight, x)).view(dy.shape)
-                grad_w, grad_sigma, unscaled = dy @ centred.mT, 0, w
-                if rescaled:
-                    grad_sigma, grad_w = rescale_backward(sigma, w, scale, grad_w)
-                    unscaled = w / scale
-                if method == "itn":
-                    grad_sigma = grad_sigma + newton_backward(sigma, unscaled, grad_w, iterations)
-                else:
-                    grad_sigma = grad_sigma + zca_backward(basis, eigenvalues, grad_w)
-                dx = w @ (dy - dy.mean(-1, keepdim=True))
-                dx = dx.baddbmm_(grad_sigma, centred, alpha=2 / centred.shape[-1])
-                dx = torch.empty_like(x).copy_(dx.view(x.shape))
+            dx, dweight, dbias = (
+                None if t is None else torch.zeros_like(t) for t in (x, weight, bias)
+            )
+        else:
+            with _without_autocast(x):
+                mean, sigma, w, *saved = matrices
+                data, offset = x, mean
+                if ctx.centre:
+                    data, offset = passes.centred(x, mean), torch.zeros_like(mean)
+                dw, mean_dy, dweight, dbias = passes.reduce(dy, data, offset, w, weight)
+                dx = None
+                if need_x:
+                    dsigma = whitening_matrix_backward(sigma, w, dw, *saved, *ctx.options)
+                    dx = passes.input_gradient(dy, data, offset, mean_dy, w, dsigma, weight)
+                    dx = dx.to(x.dtype)
+                dweight = dweight.to(weight.dtype) if need_weight else None
+                dbias = dbias.to(bias.dtype) if need_bias else None
         return dx, dweight, dbias, *[None] * 5
-
-
-def _groups(x: Tensor, num_groups: int) -> Tensor:
-    """x as (N, g, m) in the type of the statistics; a view where x allows it."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x.reshape(x.shape[0], num_groups, -1)
-
-
-def _per_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """A weight or bias (C,) in the shape that broadcasts over x, in the type of the statistics."""
-    parameter = parameter.to(torch.promote_types(x.dtype, torch.float32))
-    return parameter.view(1, -1, *[1] * (x.dim() - 2))
 
 
 def _without_autocast(x: Tensor) -> torch.autocast:

@@ -13,6 +13,64 @@ import torch
 from torch import Tensor
 
 
+def whitening_matrix(
+    sigma: Tensor, iterations: int, eps: float, method: str, rescaled: bool
+) -> tuple[Tensor | None, ...]:
+    """
+    W of each sample, by `method` ("itn" or "zca"), of unit mean variance if `rescaled`.
+
+    Args:
+        sigma: covariances with eps already added to the diagonal.
+
+    Returns:
+        (W, basis, eigenvalues, scale): W and what :func:`whitening_matrix_backward` takes with it;
+        None where the method has no such thing.
+    """
+    basis = eigenvalues = scale = None
+    if method == "itn":
+        w = torch.cat([newton(part, iterations) for part in _split(sigma)])
+    else:
+        w, basis, eigenvalues = zca(sigma, eps)
+    if rescaled:
+        w, scale = rescale(sigma, w)
+    return w, basis, eigenvalues, scale
+
+
+def whitening_matrix_backward(
+    sigma: Tensor,
+    w: Tensor,
+    grad_w: Tensor,
+    basis: Tensor | None,
+    eigenvalues: Tensor | None,
+    scale: Tensor | None,
+    iterations: int,
+    method: str,
+    rescaled: bool,
+) -> Tensor:
+    """The gradient of :func:`whitening_matrix` with respect to sigma, symmetric."""
+    direct = 0
+    if rescaled:
+        direct, grad_w = rescale_backward(sigma, w, scale, grad_w)
+        w = w / scale
+    if method == "itn":
+        parts = zip(_split(sigma), _split(w), _split(grad_w), strict=True)
+        through_w = torch.cat([newton_backward(*part, iterations) for part in parts])
+    else:
+        through_w = zca_backward(basis, eigenvalues, grad_w)
+    return through_w + direct
+
+
+def _split(matrices: Tensor) -> tuple[Tensor, ...]:
+    """
+    On a CPU, so few matrices at a time that the iteration's dozen of temporaries stays in the cache
+    and on the heap: fresh pages for many of them cost more than the arithmetic.
+    """
+    size = len(matrices)
+    if matrices.device.type == "cpu":
+        size = max(1, 2**17 // matrices[0].numel())
+    return matrices.split(size)
+
+
 def newton(sigma: Tensor, iterations: int) -> Tensor:
     """
     W ~ Sigma^(-1/2) by T = `iterations` steps of Newton's iteration on S = Sigma / tr(Sigma):
@@ -52,15 +110,16 @@ def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -
 
     grad_p, grad_r = grad_w / trace.sqrt(), None
     for k, (p, r, f) in reversed(list(enumerate(steps))):
-        grad_f = _symmetric(p @ grad_p) if k > 0 else grad_p  # P_{k+1} = P_k F_k, and P_0 = I
-        if grad_r is not None:  # R_{k+1} = F_k R_k F_k; R_T is never used
-            rf = grad_r @ f
-            grad_f = grad_f + 2 * _symmetric(rf @ r)
-            grad_r = f @ rf - grad_f / 2  # F_k = (3 I - R_k) / 2
-        else:
-            grad_r = -grad_f / 2
+        grad_f = p @ grad_p if k > 0 else grad_p  # P_{k+1} = P_k F_k, and P_0 = I
         if k > 0:
             grad_p = _symmetric(grad_p @ f)
+        if grad_r is None:  # R_T is never used
+            grad_f = _symmetric(grad_f)
+            grad_r = grad_f / -2
+        else:  # R_{k+1} = F_k R_k F_k and F_k = (3 I - R_k) / 2
+            rf = grad_r @ f
+            grad_f = _symmetric(torch.baddbmm(grad_f, rf, r, alpha=2))
+            grad_r = torch.baddbmm(grad_f, f, rf, beta=-0.5)
     grad_s = torch.zeros_like(sigma) if grad_r is None else _symmetric(grad_r)
 
     # W(c Sigma) = c^(-1/2) W(Sigma) for every number c, so that <dSigma, Sigma> = -<dW, W> / 2:
@@ -151,7 +210,7 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _symmetric(a: Tensor) -> Tensor:
-    return (a + a.mT) / 2
+    return (a + a.mT).mul_(0.5)
 
 
 def _eye_like(a: Tensor) -> Tensor:
