@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""
+Converts ImageNet weights of a ResNet or ResNeXt, 18 to 152, to Detectron2's names.
+
+IN is a PyTorch file in torchvision's names: from the authors of Group Whitening, from torchvision,
+or your own. Depth, width, groups and where Group Whitening sits are read off its tensors and
+printed; a missing, superfluous or misshapen tensor is an error. No code in IN is ever run.
+
+example:
+  python tools/convert_weights.py DOWNLOADED.pth weights/R-50-GW.pth
+  and in a config: MODEL.WEIGHTS: "gw://R-50-GW.pth"
+"""
+
+import argparse
+import sys
+
+from gw_detectron.checkpoint import convert_file
+from gw_detectron.errors import UsageError
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="IN", help="the PyTorch file to read")
+    parser.add_argument(
+        "target",
+        metavar="OUT",
+        help="the file to write: NAME.pth, or NAME.pkl in the format of Detectron2's model zoo",
+    )
+    parser.add_argument(
+        "--drop-classifier", action="store_true", help="leave the ImageNet classifier out"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    return parser
+
+
+if __name__ == "__main__":
+    args = argument_parser().parse_args()
+    try:
+        print(convert_file(args.source, args.target, args.drop_classifier, args.overwrite))
+    except UsageError as error:
+        print(f"convert_weights.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
