@@ -17,12 +17,13 @@ from .whitening_matrix import whitening_matrix, whitening_matrix_backward
 METHODS = ("itn", "zca")
 
 
-class GroupWhitening(nn.Module):
+class GroupWhitening(nn.GroupNorm):
     """
     Group Whitening (GW) over inputs of shape (N, C, *spatial), with a per-channel affine.
 
     Every sample is whitened on its own: no batch statistics, no running averages, the same in
-    training and inference. Computes :func:`group_whitening`.
+    training and inference. Computes :func:`group_whitening`. It is a GroupNorm to whoever looks for
+    norms by their class, as optimizers do to spare them weight decay.
 
     Args:
         num_channels: C.
@@ -49,16 +50,11 @@ class GroupWhitening(nn.Module):
         affine: bool = True,
         rescale: bool = False,
     ) -> None:
-        super().__init__()
         _check_options(num_channels, num_groups, iterations, eps, method)
-        self.num_channels = num_channels
-        self.num_groups = min(num_groups, num_channels)
+        super().__init__(min(num_groups, num_channels), num_channels, eps, affine)
         self.iterations = iterations
-        self.eps = eps
         self.method = method
         self.rescale = rescale
-        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[1] != self.num_channels:
@@ -80,7 +76,7 @@ class GroupWhitening(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_channels}, num_groups={self.num_groups}, iterations={self.iterations}, "
-            f"eps={self.eps}, method={self.method}, affine={self.weight is not None}, "
+            f"eps={self.eps}, method={self.method}, affine={self.affine}, "
             f"rescale={self.rescale}"
         )
 

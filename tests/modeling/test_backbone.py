@@ -29,7 +29,7 @@ def build(name="build_gw_resnet_backbone", depth=50, **keys):
 
 
 def layers(model, kind=GroupWhitening):
-    return {name for name, module in model.named_modules() if isinstance(module, kind)}
+    return {name for name, module in model.named_modules() if type(module) is kind}
 
 
 def at(blocks, convs, stem=True):

@@ -15,6 +15,7 @@ from detectron2.modeling.backbone.vit import ResBottleneckBlock
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
+from detectron2.solver.build import get_default_optimizer_params
 from torch import nn
 
 import gw_detectron
@@ -306,6 +307,15 @@ def test_any_import_order_makes_gw_known(first, variable, monkeypatch, tmp_path)
         "assert 'gw_shapes_train' in DatasetCatalog\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_detectron2s_optimizer_spares_gw_the_weight_decay_of_norms():
+    groups = get_default_optimizer_params(
+        nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), detectron2.layers.get_norm("GW", 8)),
+        weight_decay=1e-4,
+        weight_decay_norm=0.0,
+    )
+    assert {len(g["params"]): g["weight_decay"] for g in groups} == {1: 1e-4, 2: 0.0}
 
 
 def test_a_gw_detectors_output_is_modified_in_place_without_error():
