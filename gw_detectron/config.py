@@ -1,7 +1,12 @@
 """The config keys of Group Whitening, in every config that Detectron2 makes after the import."""
 
+from collections.abc import Sequence
+
+import yaml
 from detectron2.config import CfgNode
 from detectron2.config.defaults import _C
+
+from .errors import UsageError
 
 
 def add_gw_config(cfg: CfgNode) -> None:
@@ -15,6 +20,23 @@ def add_gw_config(cfg: CfgNode) -> None:
     cfg.MODEL.GW.POSITIONS = "S1-B2"
     # The norm at the backbone's other positions, the shortcuts' included
     cfg.MODEL.GW.BASE_NORM = "FrozenBN"
+
+
+def merge_into(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:
+    """
+    Merges a config file ("" for none) and the overrides of a command line into cfg.
+
+    Raises:
+        UsageError: on a file that cannot be read, or a key or value that cfg does not take.
+    """
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(opts)
+    except (OSError, KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        reason = " ".join(str(reason).split())
+        raise UsageError(f"config {config_file} {' '.join(opts)}: {reason}") from error
 
 
 add_gw_config(_C)

@@ -5,9 +5,9 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
-import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
@@ -35,6 +35,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
 from .checkpoint import require_weights
+from .config import merge_into
 from .data.coco import adapt_config, register_datasets
 from .errors import UsageError
 from .results.detections import save_detection_sheet
@@ -101,9 +102,17 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
+def run(
+    main: Callable[[argparse.Namespace], Any],
+    load_config: Callable[[argparse.Namespace], CfgNode],
+    args: argparse.Namespace,
+) -> None:
     """
-    Runs :func:`main` in this process, or in one process a GPU.
+    Runs main(args) in this process, or in one process a GPU of every machine.
+
+    Args:
+        load_config: what finds the mistakes in args. It is called first where there will be several
+            processes, since one that stops alone leaves the others waiting for it.
 
     Raises:
         UsageError: of whichever process, on a mistake in what args name.
@@ -112,6 +121,8 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(
             f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPUs"
         )
+    if args.num_gpus * args.num_machines > 1:
+        load_config(args)
     try:
         launch(
             main,
@@ -128,22 +139,15 @@ def run(args: argparse.Namespace) -> None:
         raise
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def load_config(args: argparse.Namespace) -> CfgNode:
     """
-    The frozen config that args describe, its datasets registered and its output folder made.
+    The frozen config that args describe, its datasets registered; writes nothing.
 
     Raises:
         UsageError: on a mistake in the config, the overrides, the datasets or the weights.
     """
     cfg = get_cfg()
-    try:
-        if args.config_file:
-            cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(args.opts)
-    except (OSError, KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) else error
-        reason = " ".join(str(reason).split())
-        raise UsageError(f"config {args.config_file} {' '.join(args.opts)}: {reason}") from error
+    merge_into(cfg, args.config_file, args.opts)
     datasets = register_datasets(args.dataset)
     adapt_config(cfg, datasets, args.config_file, args.opts, args.eval_only)
     require_weights(cfg, args.resume)
@@ -151,7 +155,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
         print("No GPU on this machine: running on the CPU.", flush=True)
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
-    default_setup(cfg, args)
     return cfg
 
 
@@ -166,7 +169,8 @@ def main(args: argparse.Namespace) -> OrderedDict:
     Returns:
         OrderedDict: task ("bbox", "segm") -> metric -> value, of the last evaluation.
     """
-    cfg = setup(args)
+    cfg = load_config(args)
+    default_setup(cfg, args)
     if args.eval_only:
         results, model = evaluate(cfg, args.resume)
     else:

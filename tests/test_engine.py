@@ -89,7 +89,7 @@ def test_own_data_trains_resumes_and_evaluates(own_data, tmp_path, capfd):
 )
 def test_a_mistake_is_one_line_before_anything_is_built(own_data, tmp_path, more, opts, fragments):
     with pytest.raises(UsageError) as error:
-        engine.setup(arguments(own_data, tmp_path / "output", *more, opts=opts))
+        engine.load_config(arguments(own_data, tmp_path / "output", *more, opts=opts))
     message = str(error.value)
     assert all(fragment in message for fragment in fragments) and "\n" not in message
     assert not (tmp_path / "output").exists()
@@ -101,7 +101,7 @@ def test_a_config_that_cannot_be_read_is_one_line_that_names_it(own_data, tmp_pa
     if content is not None:
         config.write_text(content)
     with pytest.raises(UsageError) as error:
-        engine.setup(arguments(own_data, tmp_path / "output", config=str(config)))
+        engine.load_config(arguments(own_data, tmp_path / "output", config=str(config)))
     assert "broken.yaml" in str(error.value) and "\n" not in str(error.value)
 
 

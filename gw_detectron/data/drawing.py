@@ -1,6 +1,7 @@
 """One image of the built-in dataset: textured shapes over clutter, in a light of its own."""
 
 from collections.abc import Callable
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,10 @@ from PIL import Image
 __all__ = ["CLASSES", "Scene", "draw_scene"]
 
 _SUPERSAMPLING = 2  # samples a pixel along each axis, for smooth edges
-_MIN_VISIBLE = 0.4  # of every object's own area, within the image and under later objects
+_MIN_VISIBLE = 0.6  # of every object's own area, within the image and under later objects
 _MIN_PIXELS = 12  # an object that shows less than this cannot be told by its shape
-_RADIUS_RANGE = (7.0, 52.0)  # pixels, drawn log-uniformly: many objects are small
-_MAX_OBJECTS = 12
+_RADIUS_RANGE = (10.0, 44.0)  # pixels, drawn log-uniformly: many objects are small
+_MAX_OBJECTS = 8
 
 
 @dataclass
@@ -30,10 +31,10 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, height: int, width: int) -> Scene:
-    """Draws 1 to 12 objects; everything about the image follows from `rng` alone."""
+    """Draws 1 to 8 objects; everything about the image follows from `rng` alone."""
     image = _background(rng, height, width)
-    for _ in range(rng.integers(0, 6)):
-        _paint(rng, image, _clutter(rng, height, width))
+    for _ in range(rng.integers(0, 5)):
+        _paint(rng, image, _clutter(rng, height, width), rng.choice(TEXTURES), rng.random())
 
     scene = Scene(image, [], [])
     full_areas: list[float] = []
@@ -50,10 +51,11 @@ def _add_object(rng: np.random.Generator, scene: Scene, full_areas: list[float])
     """
     height, width = scene.image.shape[:2]
     label = int(rng.integers(len(CLASSES)))
+    name = CLASSES[label]
     attempts = 0
     while attempts < 8 or not scene.masks:
         attempts += 1
-        stencil = _place(rng, _SHAPES[CLASSES[label]], height, width)
+        stencil = _place(rng, _SHAPES[name], height, width)
         mask = np.zeros((height, width), dtype=bool)
         mask[stencil.window] = stencil.coverage >= 0.5
         if mask.sum() < max(_MIN_PIXELS, _MIN_VISIBLE * stencil.full_area):
@@ -64,7 +66,7 @@ def _add_object(rng: np.random.Generator, scene: Scene, full_areas: list[float])
             for left, area in zip(remaining, full_areas, strict=True)
         ):
             continue
-        _paint(rng, scene.image, stencil)
+        _paint(rng, scene.image, stencil, *_look(rng, label))
         scene.masks[:] = remaining + [mask]
         scene.classes.append(label)
         full_areas.append(stencil.full_area)
@@ -114,6 +116,18 @@ _SHAPES: dict[str, Shape] = {
     "cross": _cross,
 }
 CLASSES = tuple(_SHAPES)
+
+# Most objects have the texture and the hue of their class, which a detector learns sooner than
+# their shape.
+TEXTURES = ("gradient", "plain", "stripes", "checks", "dots", "speckle")  # in the classes' order
+_ODD_LOOK = 0.1  # the probability of any texture, and that of any hue, instead
+
+
+def _look(rng: np.random.Generator, label: int) -> tuple[str, float]:
+    """The texture and the hue, 0 to 1, of an object of the given class."""
+    texture = rng.choice(TEXTURES) if rng.random() < _ODD_LOOK else TEXTURES[label]
+    hue = rng.random() if rng.random() < _ODD_LOOK else label / len(CLASSES) + rng.normal(0, 0.03)
+    return texture, hue % 1
 
 
 # ---- Placing ---------------------------------------------------------------------------------
@@ -208,26 +222,29 @@ def _blot(rng: np.random.Generator) -> Shape:
 # ---- Painting --------------------------------------------------------------------------------
 
 
-def _paint(rng: np.random.Generator, image: np.ndarray, stencil: _Stencil) -> None:
-    """Fills the stencil, in place, with a texture of two colours that stands out from `image`."""
+def _paint(
+    rng: np.random.Generator, image: np.ndarray, stencil: _Stencil, texture: str, hue: float
+) -> None:
+    """Fills the stencil, in place, with a texture of one hue that stands out from `image`."""
     part = image[stencil.window]
     covered = stencil.coverage > 0
     if not covered.any():
         return
     around = part[covered].mean(axis=0)
-    first = _color_away_from(rng, around, 55)
-    second = _color_away_from(rng, around, 55) if rng.random() < 0.5 else first * 0.6
-    blend = _texture(rng, stencil.x, stencil.y, stencil.radius)
+    first = _color_away_from(rng, around, hue)
+    second = _color_away_from(rng, around, hue) if rng.random() < 0.5 else first * 0.6
+    blend = _texture(rng, texture, stencil.x, stencil.y, stencil.radius)
     fill = first + blend[..., None] * (second - first)
     part += stencil.coverage[..., None] * (fill - part)
 
 
-def _texture(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+def _texture(
+    rng: np.random.Generator, kind: str, x: np.ndarray, y: np.ndarray, radius: float
+) -> np.ndarray:
     """How far each pixel leans to the second color, 0 to 1; x and y in pixels."""
     period = max(4.0, radius * rng.uniform(0.3, 0.8))
     phase = rng.uniform(0, 2 * np.pi)
     wave_x, wave_y = np.sin(2 * np.pi * x / period + phase), np.sin(2 * np.pi * y / period)
-    kind = rng.choice(["plain", "gradient", "stripes", "checks", "dots", "speckle"])
     if kind == "plain":
         return np.zeros_like(x)
     if kind == "gradient":
@@ -262,7 +279,9 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
             for weight, cell in ((0.6, rng.uniform(30, 80)), (0.4, rng.uniform(8, 20)))
         )
     elif kind == "pattern":
-        pattern = _texture(rng, along * width, across, radius=rng.uniform(15, 40))
+        pattern = _texture(
+            rng, rng.choice(TEXTURES), along * width, across, radius=rng.uniform(15, 40)
+        )
         blend = 0.6 * blend + rng.uniform(0.1, 0.4) * pattern
     return np.clip(first + blend[..., None] * (second - first), 0, 255)
 
@@ -272,11 +291,11 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     if rng.random() < 0.3:
         image = _blur(image)
-    slope = rng.uniform(-0.35, 0.35, 2)
+    slope = rng.uniform(-0.25, 0.25, 2)
     light = 1 + np.linspace(-1, 1, height)[:, None] * slope[0]
     light = light + np.linspace(-1, 1, width)[None, :] * slope[1]
-    cast = np.exp(rng.normal(0, 0.18, 3))
-    contrast, brightness = rng.uniform(0.45, 1.2), rng.uniform(-45, 45)
+    cast = np.exp(rng.normal(0, 0.12, 3))
+    contrast, brightness = rng.uniform(0.6, 1.2), rng.uniform(-35, 35)
     image = 127 + contrast * (image * light[..., None] * cast - 127) + brightness
     image = image + rng.normal(0, rng.uniform(0.5, 3.5), (height, width, 1))
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
@@ -295,9 +314,10 @@ def _smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float
     return np.clip(np.asarray(fine, dtype=float), 0, 1)
 
 
-def _color_away_from(rng: np.random.Generator, color: np.ndarray, distance: float) -> np.ndarray:
-    """A random RGB color, 0 to 255, at least `distance` (Euclidean) from the given one."""
-    chosen: np.ndarray | None = None
-    while chosen is None or np.linalg.norm(chosen - color) < distance:
-        chosen = rng.uniform(0, 255, 3)
-    return chosen
+def _color_away_from(rng: np.random.Generator, color: np.ndarray, hue: float) -> np.ndarray:
+    """Of ten random colors of a hue, RGB from 0 to 255, the one farthest from the given one."""
+    chosen = [
+        np.multiply(255, hsv_to_rgb(hue, rng.uniform(0.4, 1), rng.uniform(0.3, 1)))
+        for _ in range(10)
+    ]
+    return max(chosen, key=lambda candidate: np.linalg.norm(candidate - color))
