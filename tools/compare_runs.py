@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Training runs side by side in a table, and on request in a plot; see --help."""
+
+import argparse
+import sys
+
+from gw_detectron.errors import UsageError
+from gw_detectron.results.plot import require_plottable, save_plot
+from gw_detectron.results.runs import find_runs, read_run
+from gw_detectron.results.table import make_table
+
+EXAMPLE = """
+The lines of a config are told apart by their norms; runs that differ only in the SEED are one
+line, their AP a mean ± the standard deviation. A gain is over the FrozenBN run of the same config,
+else over the BN run. Where a run is a row of the paper's COCO tables, the paper's AP stands beside.
+Runs that are unfinished or failed are named below the table.
+
+example:
+  compare_runs.py output/faster_frozenbn output/faster_gw --plot output/faster.png
+  compare_runs.py output --csv > output/runs.csv
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Compares the results of Detectron2 training runs in a Markdown table.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN_DIR", help="an OUTPUT_DIR, or a directory with several"
+    )
+    parser.add_argument("--csv", action="store_true", help="print CSV instead of Markdown")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="draw AP and training loss against iterations"
+    )
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.plot:
+        require_plottable(args.plot)
+    table = make_table(map(read_run, find_runs(args.runs)))
+    if args.csv:
+        print(table.csv(), end="")
+        print(*table.problem_lines()[1:], sep="\n", end="", file=sys.stderr)
+    else:
+        print(table.markdown(), end="")
+    if args.plot and not table.lines:
+        raise UsageError(f"--plot {args.plot}: no run has a result, so there is nothing to draw")
+    if args.plot:
+        save_plot(table.lines, args.plot)
+
+
+if __name__ == "__main__":
+    try:
+        main(argument_parser().parse_args())
+    except UsageError as error:
+        print(f"compare_runs.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
