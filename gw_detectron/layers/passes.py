@@ -59,13 +59,23 @@ def whiten(
     Returns:
         Tensor: of x's shape, type and memory format; never a view, since ReLU may follow in place.
     """
-    g = w.shape[-1]
     y = _result(x, w.dtype)
-    weights, biases = _by_place(weight, g), _by_place(bias, g)
-    for k, (x_k, y_k) in enumerate(zip(_matrices(x, g), _matrices(y, g), strict=True)):
-        matrix = w if weight is None else weights[k] * w
-        shift = -(matrix @ mean) if bias is None else biases[k] - matrix @ mean
-        torch.baddbmm(shift, matrix, x_k, out=y_k)
+    groups, whitened = _groups(x, w.shape[-1]), _groups(y, w.shape[-1])
+    shift = -(w @ mean).unsqueeze(-1)
+    if groups.is_contiguous():
+        torch.bmm(w, groups.flatten(2), out=whitened.flatten(2))
+    else:
+        for x_k, y_k in zip(groups.unbind(2), whitened.unbind(2), strict=True):
+            torch.bmm(w, x_k, out=y_k)
+    if weight is not None:
+        weight = _by_group(weight, w)
+        shift = shift * weight
+    if bias is not None:
+        shift = shift + _by_group(bias, w)
+    if weight is None:
+        whitened += shift
+    else:
+        torch.addcmul(shift, weight, whitened, out=whitened)
     return y.to(x.dtype)
 
 
@@ -80,15 +90,20 @@ def reduce(
     """
     g = w.shape[-1]
     sums = _groups(dy, g).sum(-1, keepdim=True)  # (N, g, c, 1)
-    grad_w, grad_weight = torch.zeros_like(w), w.new_empty(sums.shape[2], g)
-    weights = _by_place(weight, g)
+    grad_w, grad_weight = torch.zeros_like(w), w.new_empty(g, sums.shape[2])
+    weight = None if weight is None else _by_group(weight, w)  # (g, c, 1)
+    product = torch.empty_like(w)  # dy_k Xc_k^T
     for k, (dy_k, x_k) in enumerate(zip(_matrices(dy, g), _matrices(x, g), strict=True)):
-        product = torch.baddbmm(sums[:, :, k] @ mean.mT, dy_k, x_k.mT, beta=-1)  # dy_k Xc_k^T
-        grad_weight[k] = (product * w).sum((0, 2))
-        grad_w += product if weight is None else weights[k] * product
-    weighted = sums if weight is None else sums * weights.movedim(0, 1)
+        torch.bmm(dy_k, x_k.mT, out=product)
+        product.baddbmm_(sums[:, :, k], mean.mT, alpha=-1)
+        if weight is None:
+            grad_w += product
+        else:
+            grad_w.addcmul_(weight[:, k], product)
+        grad_weight[:, k] = product.mul_(w).sum((0, 2))
+    weighted = sums if weight is None else sums * weight
     mean_dy = weighted.sum(2) * (g / dy[0].numel())
-    return grad_w, mean_dy, grad_weight.mT.reshape(-1), sums.sum(0).reshape(-1)
+    return grad_w, mean_dy, grad_weight.flatten(), sums.sum(0).flatten()
 
 
 def input_gradient(
@@ -113,10 +128,10 @@ def input_gradient(
     through_sigma = grad_sigma * (2 * g / x[0].numel())
     shift = -(w @ mean_dy) - through_sigma @ mean
     dx = _result(x, w.dtype)
-    weights = _by_place(weight, g)
+    weight = None if weight is None else _by_group(weight, w)
     places = zip(_matrices(dx, g), _matrices(dy, g), _matrices(x, g), strict=True)
     for k, (dx_k, dy_k, x_k) in enumerate(places):
-        matrix = w if weight is None else w * weights[k].mT
+        matrix = w if weight is None else w * weight[:, k].mT
         torch.baddbmm(shift, matrix, dy_k, out=dx_k)
         dx_k.baddbmm_(through_sigma, x_k)
     return dx.to(x.dtype)
@@ -141,9 +156,6 @@ def _matrices(x: Tensor, num_groups: int) -> tuple[Tensor, ...]:
     return _groups(x, num_groups).unbind(2)
 
 
-def _by_place(parameter: Tensor | None, num_groups: int) -> Tensor | None:
-    """A weight or bias (C,) as (c, g, 1): what belongs to X_0, X_1, ..."""
-    if parameter is None:
-        return None
-    parameter = parameter.to(torch.promote_types(parameter.dtype, torch.float32))
-    return parameter.view(num_groups, -1).mT.unsqueeze(-1)
+def _by_group(parameter: Tensor, w: Tensor) -> Tensor:
+    """A weight or bias (C,) as (g, c, 1), in w's type."""
+    return parameter.to(w.dtype).view(w.shape[-1], -1, 1)

@@ -77,9 +77,9 @@ def x101(weights, backbone, norms, norm, **others):
     )  # fmt: skip
 
 
-def quickstart(norm, norms, **others):
+def quickstart(norm, norms, schedule=SCHEDULE_QUICK, **others):
     return Expected(
-        "", norm, norms, fpn=norm, depth=18, schedule=SCHEDULE_QUICK, warmup=(50, 0.001),
+        "", norm, norms, fpn=norm, depth=18, schedule=schedule, warmup=(50, 0.001),
         freeze_at=0, **others,
     )  # fmt: skip
 
@@ -162,7 +162,8 @@ CONFIGS = {
     "quickstart/faster_rcnn_R_18_FPN_gn": quickstart("GN32", {"GN32": 28}, sizes=(200,)),
     "quickstart/faster_rcnn_R_18_FPN_gw": quickstart("GW16", {"GW16": 28}, sizes=(200,)),
     "quickstart/mask_rcnn_R_18_FPN_gw": quickstart(
-        "GW16", {"GW16": 28}, sizes=(192,), mask="", datasets=("gw_shapes_train", "gw_shapes_val"),
+        "GW16", {"GW16": 28}, schedule=(4, 0.02, (230, 275), 300), sizes=(192,), mask="",
+        datasets=("gw_shapes_train", "gw_shapes_val"),
     ),
 }  # fmt: skip
 

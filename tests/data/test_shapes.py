@@ -145,9 +145,9 @@ def test_scenes_are_varied():
     counts = [len(scene.classes) for scene in scenes]
     sides = np.sqrt([mask.sum() for scene in scenes for mask in scene.masks])
     levels = [scene.image.mean() for scene in scenes]
-    assert min(counts) == 1 and 9 <= max(counts) <= 12
+    assert min(counts) == 1 and max(counts) == 8
     assert {c for scene in scenes for c in scene.classes} == set(range(len(CLASSES)))
-    assert 0.2 < np.mean(sides < 16) < 0.6 and np.mean(sides > 48) > 0.05
+    assert 0.1 < np.mean(sides < 16) < 0.4 and np.mean(sides > 48) > 0.05
     assert np.std(levels) > 25
 
 
