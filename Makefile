@@ -12,7 +12,7 @@ environment:  ## make .venv with the pinned versions, Detectron2 and this packag
 	    { echo "$(PYTHON) not found; name a Python 3.10 to 3.12: PYTHON=python3.12 make test" >&2; exit 1; }
 	@$(PYTHON) tools/make_environment.py
 
-demo: environment  ## train and evaluate a GW detector on drawn shapes (8 minutes on 2 cores)
+demo: environment  ## train and evaluate a GW detector on drawn shapes (6 minutes on 2 cores)
 	.venv/bin/python tools/train_net.py \
 	    --config-file configs/quickstart/mask_rcnn_R_18_FPN_gw.yaml OUTPUT_DIR output/demo
 
