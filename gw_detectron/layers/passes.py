@@ -3,9 +3,10 @@ The passes of Group Whitening over the data, in PyTorch: what touches anything o
 
 The g x g mathematics between them is in whitening_matrix.py, and what they compute is derived in
 docs/derivation.md. Memory traffic and fresh memory cost more than arithmetic, so nothing of the
-input's size is made but the results: the mean and the affine go into the g x g matrices. x, with
-c = C/g channels a group and S positions, is seen as c matrices X_k of shape (N, g, S), one for each
-place k of a channel within its group, which views of it are, whatever its strides.
+input's size is made but the results: the mean is taken from products, not from x. With c = C/g
+channels a group and S positions, x is seen as one matrix of shape (N, g, c S) where it is
+contiguous, and where it isn't or channels must be kept apart as c matrices X_k of shape (N, g, S),
+one for each place k of a channel within its group; both are views.
 """
 
 import torch
