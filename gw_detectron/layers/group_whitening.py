@@ -178,11 +178,11 @@ class _GroupWhitening(torch.autograd.Function):
             ctx.save_for_backward(x, weight, bias)
             return torch.empty_like(x)
         with _without_autocast(x):
-            mean, sigma = passes.moments(x, num_groups)
+            data = _in_full_precision(x)
+            mean, sigma = passes.moments(data, num_groups)
             ctx.centre = passes.offset_dominates(mean, sigma)
-            data, offset = x, mean
+            data, offset = _without_offset(data, mean, ctx.centre)
             if ctx.centre:
-                data, offset = passes.centred(x, mean), torch.zeros_like(mean)
                 _, sigma = passes.moments(data, num_groups)
             sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
             w, *saved = whitening_matrix(sigma, iterations, eps, method, rescaled)
@@ -201,9 +201,8 @@ class _GroupWhitening(torch.autograd.Function):
         else:
             with _without_autocast(x):
                 mean, sigma, w, *saved = matrices
-                data, offset = x, mean
-                if ctx.centre:
-                    data, offset = passes.centred(x, mean), torch.zeros_like(mean)
+                data, offset = _without_offset(_in_full_precision(x), mean, ctx.centre)
+                dy = _in_full_precision(dy)
                 dw, mean_dy, dweight, dbias = passes.reduce(dy, data, offset, w, weight)
                 dx = None
                 if need_x:
@@ -213,6 +212,18 @@ class _GroupWhitening(torch.autograd.Function):
                 dweight = dweight.to(weight.dtype) if need_weight else None
                 dbias = dbias.to(bias.dtype) if need_bias else None
         return dx, dweight, dbias, *[None] * 5
+
+
+def _in_full_precision(x: Tensor) -> Tensor:
+    """x in the type of the statistics: float64 as it is, everything else as float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _without_offset(data: Tensor, mean: Tensor, centre: bool) -> tuple[Tensor, Tensor]:
+    """(data, what is still to be subtracted from it): a centred copy and 0 if `centre`."""
+    if centre:
+        return passes.centred(data, mean), torch.zeros_like(mean)
+    return data, mean
 
 
 def _without_autocast(x: Tensor) -> torch.autocast:

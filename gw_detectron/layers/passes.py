@@ -16,10 +16,10 @@ from torch import Tensor
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """
     Args:
-        x: (N, C, *spatial), not empty.
+        x: (N, C, *spatial), not empty, in float32 or float64, as everywhere here.
 
     Returns:
-        (mean, covariance): of each sample's groups, (N, g, 1) and (N, g, g), in float32 or float64.
+        (mean, covariance): of each sample's groups, (N, g, 1) and (N, g, g).
     """
     groups = _groups(x, num_groups)
     mean = groups.mean((2, 3)).unsqueeze(-1)
@@ -42,7 +42,7 @@ def offset_dominates(mean: Tensor, covariance: Tensor) -> bool:
 
 
 def centred(x: Tensor, mean: Tensor) -> Tensor:
-    """A copy of x with each group's mean subtracted, in the mean's type."""
+    """A copy of x with each group's mean subtracted."""
     groups = _groups(x, mean.shape[1])
     return (groups - mean.unsqueeze(-1)).view(x.shape)
 
@@ -58,9 +58,9 @@ def whiten(
         weight, bias: (C,), or None for 1 and 0.
 
     Returns:
-        Tensor: of x's shape, type and memory format; never a view, since ReLU may follow in place.
+        Tensor: of x's shape and memory format; never a view, since ReLU may follow in place.
     """
-    y = _result(x, w.dtype)
+    y = _result(x)
     groups, whitened = _groups(x, w.shape[-1]), _groups(y, w.shape[-1])
     shift = -(w @ mean).unsqueeze(-1)
     if groups.is_contiguous():
@@ -77,7 +77,7 @@ def whiten(
         whitened += shift
     else:
         torch.addcmul(shift, weight, whitened, out=whitened)
-    return y.to(x.dtype)
+    return y
 
 
 def reduce(
@@ -90,11 +90,12 @@ def reduce(
         (dW, mean of dY, dweight, dbias): (N, g, g), (N, g, 1), (C,), (C,).
     """
     g = w.shape[-1]
-    sums = _groups(dy, g).sum(-1, keepdim=True)  # (N, g, c, 1)
+    groups = _groups(dy, g)
+    sums = groups.sum(-1, keepdim=True)  # (N, g, c, 1)
     grad_w, grad_weight = torch.zeros_like(w), w.new_empty(g, sums.shape[2])
     weight = None if weight is None else _by_group(weight, w)  # (g, c, 1)
     product = torch.empty_like(w)  # dy_k Xc_k^T
-    for k, (dy_k, x_k) in enumerate(zip(_matrices(dy, g), _matrices(x, g), strict=True)):
+    for k, (dy_k, x_k) in enumerate(zip(groups.unbind(2), _matrices(x, g), strict=True)):
         torch.bmm(dy_k, x_k.mT, out=product)
         product.baddbmm_(sums[:, :, k], mean.mT, alpha=-1)
         if weight is None:
@@ -123,32 +124,31 @@ def input_gradient(
         grad_sigma: (N, g, g), symmetric.
 
     Returns:
-        Tensor: of x's shape, type and memory format.
+        Tensor: of x's shape and memory format.
     """
     g = w.shape[-1]
     through_sigma = grad_sigma * (2 * g / x[0].numel())
     shift = -(w @ mean_dy) - through_sigma @ mean
-    dx = _result(x, w.dtype)
+    dx = _result(x)
     weight = None if weight is None else _by_group(weight, w)
     places = zip(_matrices(dx, g), _matrices(dy, g), _matrices(x, g), strict=True)
     for k, (dx_k, dy_k, x_k) in enumerate(places):
         matrix = w if weight is None else w * weight[:, k].mT
         torch.baddbmm(shift, matrix, dy_k, out=dx_k)
         dx_k.baddbmm_(through_sigma, x_k)
-    return dx.to(x.dtype)
+    return dx
 
 
-def _result(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """An empty tensor of x's shape, channels_last where x is and contiguous otherwise."""
+def _result(x: Tensor) -> Tensor:
+    """An empty tensor of x's shape and type, channels_last where x is and contiguous otherwise."""
     memory_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if memory_format is None or not x.is_contiguous(memory_format=memory_format):
         memory_format = torch.contiguous_format
-    return torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=memory_format)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 def _groups(x: Tensor, num_groups: int) -> Tensor:
-    """x as (N, g, c, S), a view where its type and strides allow."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    """x as (N, g, c, S), a view where its strides allow."""
     return x.unflatten(1, (num_groups, -1)).unsqueeze(-1).flatten(3)
 
 
