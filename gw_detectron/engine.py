@@ -90,6 +90,12 @@ def argument_parser() -> argparse.ArgumentParser:
         "Trains or evaluates a detector: Detectron2's train_net, which also runs on the CPU where "
         "there is no GPU and takes COCO-format data from the command line."
     )
+    add_dataset_argument(parser)
+    return parser
+
+
+def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --dataset NAME ANNOTATIONS.json IMAGE_DIR, what :func:`register_datasets` takes."""
     parser.add_argument(
         "--dataset",
         action="append",
@@ -99,7 +105,6 @@ def argument_parser() -> argparse.ArgumentParser:
         help="register COCO-format data as NAME, to be used in DATASETS.TRAIN or DATASETS.TEST; "
         "NUM_CLASSES is set from it unless the config states it. Repeatable",
     )
-    return parser
 
 
 def run(

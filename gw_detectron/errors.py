@@ -1,5 +1,10 @@
 """The error of a user's mistake."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UsageError(ValueError):
     """
@@ -8,3 +13,13 @@ class UsageError(ValueError):
     Its message is one line that names what was written and the way out, so that a command-line
     tool can print it alone, without a traceback.
     """
+
+
+@contextmanager
+def ends_with_one_line() -> Iterator[None]:
+    """Around a command-line tool's work: a UsageError becomes a line on stderr and status 2."""
+    try:
+        yield
+    except UsageError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)

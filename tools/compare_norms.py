@@ -7,7 +7,8 @@ import signal
 import sys
 
 from gw_detectron.comparison import prepare
-from gw_detectron.errors import UsageError
+from gw_detectron.engine import add_dataset_argument
+from gw_detectron.errors import ends_with_one_line
 
 EXAMPLE = """
 An entry of --norms is one of
@@ -46,14 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="run each with SEED 1 to N (default 1)"
     )
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        nargs=3,
-        default=[],
-        metavar=("NAME", "ANNOTATIONS.json", "IMAGE_DIR"),
-        help="register COCO-format data as NAME, as train_net.py does. Repeatable",
-    )
+    add_dataset_argument(parser)
     parser.add_argument(
         "--output",
         default=os.path.join("output", "compare_norms"),
@@ -98,10 +92,8 @@ if __name__ == "__main__":
     for stopped_by in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(stopped_by, signal.default_int_handler)
     try:
-        sys.exit(main(argument_parser().parse_args()))
-    except UsageError as error:
-        print(f"compare_norms.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        with ends_with_one_line():
+            sys.exit(main(argument_parser().parse_args()))
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
         sys.exit(130)

@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from gw_detectron.errors import UsageError
+from gw_detectron.errors import UsageError, ends_with_one_line
 from gw_detectron.results.plot import require_plottable, save_plot
 from gw_detectron.results.runs import find_runs, read_run
 from gw_detectron.results.table import make_table
@@ -53,8 +53,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_with_one_line():
         main(argument_parser().parse_args())
-    except UsageError as error:
-        print(f"compare_runs.py: error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -12,10 +12,9 @@ example:
 """
 
 import argparse
-import sys
 
 from gw_detectron.checkpoint import convert_file
-from gw_detectron.errors import UsageError
+from gw_detectron.errors import ends_with_one_line
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -37,8 +36,5 @@ def argument_parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     args = argument_parser().parse_args()
-    try:
+    with ends_with_one_line():
         print(convert_file(args.source, args.target, args.drop_classifier, args.overwrite))
-    except UsageError as error:
-        print(f"convert_weights.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
