@@ -9,10 +9,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from . import passes
-from .whitening_matrix import whitening_matrix, whitening_matrix_backward
+from . import custom_op, plain
 
 METHODS = ("itn", "zca")
 
@@ -57,13 +55,9 @@ class GroupWhitening(nn.GroupNorm):
         self.rescale = rescale
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() < 2 or x.shape[1] != self.num_channels:
-            raise ValueError(
-                f"GroupWhitening(num_channels={self.num_channels}) takes an input of shape "
-                f"(N, {self.num_channels}, *), not {tuple(x.shape)}"
-            )
-        return _GroupWhitening.apply(
+        return _whiten(
             x,
+            self.num_channels,
             self.weight,
             self.bias,
             self.num_groups,
@@ -133,7 +127,38 @@ def group_whitening(
                 f"takes ({num_channels},)"
             )
     num_groups = min(num_groups, num_channels)
-    return _GroupWhitening.apply(x, weight, bias, num_groups, iterations, eps, method, rescale)
+    return _whiten(x, num_channels, weight, bias, num_groups, iterations, eps, method, rescale)
+
+
+@torch.fx.wrap
+def _whiten(
+    x: Tensor,
+    num_channels: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_groups: int,
+    iterations: int,
+    eps: float,
+    method: str,
+    rescale: bool,
+) -> Tensor:
+    """The layer with its options checked: one node to FX, plain operators where it is exported."""
+    if torch.jit.is_scripting():
+        return plain.group_whitening(x, weight, bias, num_groups, iterations, eps, method, rescale)
+    else:  # which TorchScript does not compile
+        options = num_groups, iterations, eps, method, rescale
+        if torch.jit.is_tracing() or _is_exporting():
+            return plain.group_whitening(x, weight, bias, *options)
+        if x.dim() < 2 or x.shape[1] != num_channels:
+            raise ValueError(
+                f"GroupWhitening(num_channels={num_channels}) takes an input of shape "
+                f"(N, {num_channels}, *), not {tuple(x.shape)}"
+            )
+        return custom_op.group_whitening(x, weight, bias, *options)[0]
+
+
+# torch.compiler.is_exporting came with PyTorch 2.7: before, torch.export keeps the operator
+_is_exporting = getattr(torch.compiler, "is_exporting", bool)
 
 
 def _check_options(
@@ -158,73 +183,3 @@ def _check_options(
             f"num_groups={num_groups} does not divide num_channels={num_channels}; "
             f"the nearest that do are {below} and {above}"
         )
-
-
-class _GroupWhitening(torch.autograd.Function):
-    """
-    Keeps for the backward x, its means and g x g matrices; nothing else of x's size.
-
-    With dY = weight * dy the gradient of the whitened groups Y = W Xc,
-
-        dW = dY Xc^T,   dx = W (dY - mean(dY)) + 2/m dSigma Xc,
-
-    where dSigma, symmetric, is what the gradient of Sigma^(-1/2) makes of dW.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, num_groups, iterations, eps, method, rescaled):
-        ctx.options = iterations, method, rescaled
-        if x.numel() == 0:
-            ctx.save_for_backward(x, weight, bias)
-            return torch.empty_like(x)
-        with _without_autocast(x):
-            data = _in_full_precision(x)
-            mean, sigma = passes.moments(data, num_groups)
-            ctx.centre = passes.offset_dominates(mean, sigma)
-            data, offset = _without_offset(data, mean, ctx.centre)
-            if ctx.centre:
-                _, sigma = passes.moments(data, num_groups)
-            sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
-            w, *saved = whitening_matrix(sigma, iterations, eps, method, rescaled)
-            ctx.save_for_backward(x, weight, bias, mean, sigma, w, *saved)
-            return passes.whiten(data, offset, w, weight, bias).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        x, weight, bias, *matrices = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if x.numel() == 0:
-            dx, dweight, dbias = (
-                None if t is None else torch.zeros_like(t) for t in (x, weight, bias)
-            )
-        else:
-            with _without_autocast(x):
-                mean, sigma, w, *saved = matrices
-                data, offset = _without_offset(_in_full_precision(x), mean, ctx.centre)
-                dy = _in_full_precision(dy)
-                dw, mean_dy, dweight, dbias = passes.reduce(dy, data, offset, w, weight)
-                dx = None
-                if need_x:
-                    dsigma = whitening_matrix_backward(sigma, w, dw, *saved, *ctx.options)
-                    dx = passes.input_gradient(dy, data, offset, mean_dy, w, dsigma, weight)
-                    dx = dx.to(x.dtype)
-                dweight = dweight.to(weight.dtype) if need_weight else None
-                dbias = dbias.to(bias.dtype) if need_bias else None
-        return dx, dweight, dbias, *[None] * 5
-
-
-def _in_full_precision(x: Tensor) -> Tensor:
-    """x in the type of the statistics: float64 as it is, everything else as float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _without_offset(data: Tensor, mean: Tensor, centre: bool) -> tuple[Tensor, Tensor]:
-    """(data, what is still to be subtracted from it): a centred copy and 0 if `centre`."""
-    if centre:
-        return passes.centred(data, mean), torch.zeros_like(mean)
-    return data, mean
-
-
-def _without_autocast(x: Tensor) -> torch.autocast:
-    return torch.autocast(device_type=x.device.type, enabled=False)

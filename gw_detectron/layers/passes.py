@@ -1,16 +1,29 @@
 """
 The passes of Group Whitening over the data, in PyTorch: what touches anything of the input's size.
 
-The g x g mathematics between them is in whitening_matrix.py, and what they compute is derived in
-docs/derivation.md. Memory traffic and fresh memory cost more than arithmetic, so nothing of the
-input's size is made but the results: the mean is taken from products, not from x. With c = C/g
-channels a group and S positions, x is seen as one matrix of shape (N, g, c S) where it is
-contiguous, and where it isn't or channels must be kept apart as c matrices X_k of shape (N, g, S),
-one for each place k of a channel within its group; both are views.
+The g x g mathematics between them is in whitening_matrix.py; newton here is how that is cut to a
+CPU's cache. What the passes compute is derived in docs/derivation.md. Memory traffic and fresh
+memory cost more than arithmetic, so nothing of the input's size is made but the results: the mean
+is taken from products, not from x. With c = C/g channels a group and S positions, x is seen as one
+matrix of shape (N, g, c S) where it is contiguous, and where it isn't or channels must be kept
+apart as c matrices X_k of shape (N, g, S), one for each place k of a channel within its group; both
+are views.
 """
 
 import torch
 from torch import Tensor
+
+from . import whitening_matrix
+
+
+def full_precision(dtype: torch.dtype) -> torch.dtype:
+    """The type of the statistics: float64 for float64, float32 for everything else."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def data_of(x: Tensor) -> Tensor:
+    """What the passes take for x: x in the type of the statistics."""
+    return x.to(full_precision(x.dtype))
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -21,6 +34,13 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     Returns:
         (mean, covariance): of each sample's groups, (N, g, 1) and (N, g, g).
     """
+    mean, covariance = _moments(x, num_groups)
+    if _offset_dominates(mean, covariance):
+        _, covariance = _moments(_centred(x, mean), num_groups)
+    return mean, covariance
+
+
+def _moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     groups = _groups(x, num_groups)
     mean = groups.mean((2, 3)).unsqueeze(-1)
     # Contiguous groups need no taking apart.
@@ -32,17 +52,22 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     return mean, covariance
 
 
-def offset_dominates(mean: Tensor, covariance: Tensor) -> bool:
+def without_offset(x: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Whether so much of a group's second moment is its mean that subtracting the mean's part from
-    products, rather than the mean from x, would cost accuracy.
+    (x, mean), to be taken for x - mean by the passes that follow; or (a centred copy of x, 0) where
+    so much of a group's second moment is its mean that they would lose accuracy.
     """
+    if _offset_dominates(mean, sigma):
+        return _centred(x, mean), torch.zeros_like(mean)
+    return x, mean
+
+
+def _offset_dominates(mean: Tensor, covariance: Tensor) -> bool:
     variance = covariance.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
     return bool((mean.square() > 16 * variance).any())
 
 
-def centred(x: Tensor, mean: Tensor) -> Tensor:
-    """A copy of x with each group's mean subtracted."""
+def _centred(x: Tensor, mean: Tensor) -> Tensor:
     groups = _groups(x, mean.shape[1])
     return (groups - mean.unsqueeze(-1)).view(x.shape)
 
@@ -60,7 +85,7 @@ def whiten(
     Returns:
         Tensor: of x's shape and memory format; never a view, since ReLU may follow in place.
     """
-    y = _result(x)
+    y = result_like(x)
     groups, whitened = _groups(x, w.shape[-1]), _groups(y, w.shape[-1])
     shift = -(w @ mean).unsqueeze(-1)
     if groups.is_contiguous():
@@ -129,7 +154,7 @@ def input_gradient(
     g = w.shape[-1]
     through_sigma = grad_sigma * (2 * g / x[0].numel())
     shift = -(w @ mean_dy) - through_sigma @ mean
-    dx = _result(x)
+    dx = result_like(x)
     weight = None if weight is None else _by_group(weight, w)
     places = zip(_matrices(dx, g), _matrices(dy, g), _matrices(x, g), strict=True)
     for k, (dx_k, dy_k, x_k) in enumerate(places):
@@ -139,7 +164,29 @@ def input_gradient(
     return dx
 
 
-def _result(x: Tensor) -> Tensor:
+def newton(sigma: Tensor, iterations: int) -> Tensor:
+    """See :func:`whitening_matrix.newton`."""
+    return torch.cat([whitening_matrix.newton(part, iterations) for part in _split(sigma)])
+
+
+def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -> Tensor:
+    """See :func:`whitening_matrix.newton_backward`."""
+    parts = zip(_split(sigma), _split(w), _split(grad_w), strict=True)
+    return torch.cat([whitening_matrix.newton_backward(*part, iterations) for part in parts])
+
+
+def _split(matrices: Tensor) -> tuple[Tensor, ...]:
+    """
+    On a CPU, so few matrices at a time that the iteration's dozen of temporaries stays in the cache
+    and on the heap: fresh pages for many of them cost more than the arithmetic.
+    """
+    size = len(matrices)
+    if matrices.device.type == "cpu":
+        size = max(1, 2**17 // matrices[0].numel())
+    return matrices.split(size)
+
+
+def result_like(x: Tensor) -> Tensor:
     """An empty tensor of x's shape and type, channels_last where x is and contiguous otherwise."""
     memory_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if memory_format is None or not x.is_contiguous(memory_format=memory_format):

@@ -7,68 +7,9 @@ The derivations of the gradients are in docs/derivation.md.
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-
-
-def whitening_matrix(
-    sigma: Tensor, iterations: int, eps: float, method: str, rescaled: bool
-) -> tuple[Tensor | None, ...]:
-    """
-    W of each sample, by `method` ("itn" or "zca"), of unit mean variance if `rescaled`.
-
-    Args:
-        sigma: covariances with eps already added to the diagonal.
-
-    Returns:
-        (W, basis, eigenvalues, scale): W and what :func:`whitening_matrix_backward` takes with it;
-        None where the method has no such thing.
-    """
-    basis = eigenvalues = scale = None
-    if method == "itn":
-        w = torch.cat([newton(part, iterations) for part in _split(sigma)])
-    else:
-        w, basis, eigenvalues = zca(sigma, eps)
-    if rescaled:
-        w, scale = rescale(sigma, w)
-    return w, basis, eigenvalues, scale
-
-
-def whitening_matrix_backward(
-    sigma: Tensor,
-    w: Tensor,
-    grad_w: Tensor,
-    basis: Tensor | None,
-    eigenvalues: Tensor | None,
-    scale: Tensor | None,
-    iterations: int,
-    method: str,
-    rescaled: bool,
-) -> Tensor:
-    """The gradient of :func:`whitening_matrix` with respect to sigma, symmetric."""
-    direct = 0
-    if rescaled:
-        direct, grad_w = rescale_backward(sigma, w, scale, grad_w)
-        w = w / scale
-    if method == "itn":
-        parts = zip(_split(sigma), _split(w), _split(grad_w), strict=True)
-        through_w = torch.cat([newton_backward(*part, iterations) for part in parts])
-    else:
-        through_w = zca_backward(basis, eigenvalues, grad_w)
-    return through_w + direct
-
-
-def _split(matrices: Tensor) -> tuple[Tensor, ...]:
-    """
-    On a CPU, so few matrices at a time that the iteration's dozen of temporaries stays in the cache
-    and on the heap: fresh pages for many of them cost more than the arithmetic.
-    """
-    size = len(matrices)
-    if matrices.device.type == "cpu":
-        size = max(1, 2**17 // matrices[0].numel())
-    return matrices.split(size)
 
 
 def newton(sigma: Tensor, iterations: int) -> Tensor:
@@ -87,7 +28,7 @@ def newton(sigma: Tensor, iterations: int) -> Tensor:
     A zero Sigma (a constant sample with eps = 0) has no inverse; its trace is taken to be 1.
     """
     trace = _trace_or_one(sigma)
-    *_, p = _newton_steps(sigma / trace, iterations)
+    p, _ = _newton_steps(sigma / trace, iterations)
     return p / trace.sqrt()
 
 
@@ -106,10 +47,10 @@ def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -
     trace = _trace_or_one(sigma)
     s = sigma / trace
     grad_w = _symmetric(grad_w)
-    *steps, _ = _newton_steps(s, iterations, keep=True)
+    _, states = _newton_steps(s, iterations, keep=True)
 
     grad_p, grad_r = grad_w / trace.sqrt(), None
-    for k, (p, r, f) in reversed(list(enumerate(steps))):
+    for k, (p, r, f) in reversed(list(enumerate(states))):
         grad_f = p @ grad_p if k > 0 else grad_p  # P_{k+1} = P_k F_k, and P_0 = I
         if k > 0:
             grad_p = _symmetric(grad_p @ f)
@@ -128,21 +69,24 @@ def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -
     return grad_s / trace - through_trace * _eye_like(sigma)
 
 
-def _newton_steps(s: Tensor, iterations: int, keep: bool = False) -> Iterator:
-    """Yields (P_k, R_k, F_k) for k = 0 ... T-1 if `keep`, and then P_T."""
+def _newton_steps(
+    s: Tensor, iterations: int, keep: bool = False
+) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+    """P_T, and if `keep` (P_k, R_k, F_k) for k = 0 ... T-1."""
     eye = _eye_like(s)
     # A direction with a share l of the trace has converged once 1.5^k sqrt(l) > 1. Steps that could
     # only concern shares below the type's resolution (T > 19 in float32) would amplify rounding.
-    iterations = min(iterations, int(-math.log(torch.finfo(s.dtype).eps) / (2 * math.log(1.5))))
+    iterations = min(iterations, int(-math.log(_resolution(s)) / (2 * math.log(1.5))))
+    states: list[tuple[Tensor, Tensor, Tensor]] = []
     p, r = eye.expand_as(s), s
     for k in range(iterations):
         f = 1.5 * eye - 0.5 * r
         if keep:
-            yield p, r, f
+            states.append((p, r, f))
         p = p @ f if k > 0 else f
         if k + 1 < iterations:
             r = f @ r @ f
-    yield p
+    return p, states
 
 
 def zca(sigma: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,8 +103,8 @@ def zca(sigma: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """
     finite = sigma.isfinite().all(-1).all(-1)[:, None, None]
     eigenvalues, basis = torch.linalg.eigh(torch.where(finite, sigma, _eye_like(sigma)))
-    resolution = torch.finfo(sigma.dtype).eps * sigma.shape[-1]
-    floor = (eigenvalues[:, -1:] * resolution).clamp(min=eps)
+    basis = basis.contiguous()  # LAPACK's are transposed
+    floor = (eigenvalues[:, -1:] * (_resolution(sigma) * sigma.shape[-1])).clamp(min=eps)
     eigenvalues = _nonzero(torch.maximum(eigenvalues, floor))
     w = (basis * eigenvalues.rsqrt().unsqueeze(-2)) @ basis.mT
     return torch.where(finite, w, torch.nan), basis, eigenvalues
@@ -202,6 +146,11 @@ def rescale_backward(sigma: Tensor, sw: Tensor, s: Tensor, grad: Tensor) -> tupl
     along = _inner(grad, sw) / sigma.shape[-1]
     grad_w = s * (grad - along * (sigma @ sw))
     return -along / 2 * (sw @ sw), grad_w
+
+
+def _resolution(a: Tensor) -> float:
+    """torch.finfo(a.dtype).eps, which TorchScript does not know."""
+    return 2.0**-23 if a.dtype == torch.float32 else 2.0**-52
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

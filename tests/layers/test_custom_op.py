@@ -1,0 +1,75 @@
+"""Group Whitening as an operator: what torch.compile and the dispatcher are promised of it."""
+
+import pytest
+import torch
+
+from gw_detectron.layers import GroupWhitening, group_whitening, set_backend
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch.compiler.reset()
+
+
+OPTIONS = [{}, {"rescale": True}, {"method": "zca"}, {"affine": False}]
+
+
+def output_and_gradients(layer, function, x):
+    x = x.detach().clone().requires_grad_()
+    y = function(x)
+    return y.detach(), *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_it_keeps_what_its_schema_and_its_fake_implementation_promise(options):
+    layer = GroupWhitening(12, 4, **options)
+    options = layer.num_groups, layer.iterations, layer.eps, layer.method, layer.rescale
+    for x in (
+        torch.randn(2, 12, 5, 3, requires_grad=True),
+        torch.randn(2, 12, 5, 3, dtype=torch.bfloat16),
+        torch.randn(2, 12, 4, 4).to(memory_format=torch.channels_last),
+        torch.randn(0, 12, 7, 7),
+    ):
+        operator = torch.ops.gw_detectron.group_whitening.default
+        torch.library.opcheck(operator, (x, layer.weight, layer.bias, *options))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_compiled_it_is_one_graph_and_computes_the_same(options):
+    layer = GroupWhitening(32, 8, **options)
+    # Ahead-of-time autograd without code generation, which would need a C++ compiler
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for shape in ((2, 32, 5, 6), (3, 32, 9, 4), (1, 32, 1, 1)):
+        x = torch.randn(shape)
+        for a, b in zip(
+            output_and_gradients(layer, compiled, x),
+            output_and_gradients(layer, layer, x),
+            strict=True,
+        ):
+            assert torch.equal(a, b)
+
+
+def test_compiled_inside_a_network_under_autocast_it_is_one_graph():
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3), GroupWhitening(16, 8), torch.nn.ReLU(inplace=True)
+    )
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, actual = net(x), compiled(x)
+    assert actual.dtype == expected.dtype == torch.bfloat16
+    assert torch.equal(actual, expected)
+
+
+def test_a_backend_is_chosen_by_name(monkeypatch):
+    x = torch.randn(2, 16, 4, 4)
+    with pytest.raises(ValueError, match="backend must be one of torch, triton, not 'cuda'"):
+        set_backend("cuda")
+    monkeypatch.setenv("GW_BACKEND", "fast")
+    with pytest.raises(ValueError, match="GW_BACKEND must be one of torch, triton, not 'fast'"):
+        group_whitening(x)
+    set_backend("torch")
+    try:
+        group_whitening(x)
+    finally:
+        set_backend(None)
