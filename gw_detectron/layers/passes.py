@@ -10,6 +10,8 @@ apart as c matrices X_k of shape (N, g, S), one for each place k of a channel wi
 are views.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -42,9 +44,9 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 def _moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     groups = _groups(x, num_groups)
-    mean = groups.mean((2, 3)).unsqueeze(-1)
     # Contiguous groups need no taking apart.
     parts = [groups.flatten(2)] if groups.is_contiguous() else groups.unbind(2)
+    mean = sum(part.mean(2, keepdim=True) for part in parts) / len(parts)
     covariance = mean @ mean.mT
     share = 1 / groups[0, 0].numel()
     for k, part in enumerate(parts):
@@ -85,23 +87,26 @@ def whiten(
     Returns:
         Tensor: of x's shape and memory format; never a view, since ReLU may follow in place.
     """
+    g = w.shape[-1]
     y = result_like(x)
-    groups, whitened = _groups(x, w.shape[-1]), _groups(y, w.shape[-1])
+    groups, whitened = _groups(x, g), _groups(y, g)
     shift = -(w @ mean).unsqueeze(-1)
-    if groups.is_contiguous():
-        torch.bmm(w, groups.flatten(2), out=whitened.flatten(2))
-    else:
-        for x_k, y_k in zip(groups.unbind(2), whitened.unbind(2), strict=True):
-            torch.bmm(w, x_k, out=y_k)
     if weight is not None:
         weight = _by_group(weight, w)
         shift = shift * weight
     if bias is not None:
         shift = shift + _by_group(bias, w)
-    if weight is None:
-        whitened += shift
+    if _is_small(groups):
+        torch.bmm(w, groups.flatten(2), out=whitened.flatten(2))
+        if weight is None:
+            whitened += shift
+        else:
+            torch.addcmul(shift, weight, whitened, out=whitened)
     else:
-        torch.addcmul(shift, weight, whitened, out=whitened)
+        shift = shift.expand(*groups.shape[:3], 1)
+        for k, (x_k, y_k) in enumerate(zip(groups.unbind(2), whitened.unbind(2), strict=True)):
+            matrix = w if weight is None else weight[:, k] * w
+            torch.baddbmm(shift[:, :, k], matrix, x_k, out=y_k)
     return y
 
 
@@ -156,34 +161,41 @@ def input_gradient(
     shift = -(w @ mean_dy) - through_sigma @ mean
     dx = result_like(x)
     weight = None if weight is None else _by_group(weight, w)
-    places = zip(_matrices(dx, g), _matrices(dy, g), _matrices(x, g), strict=True)
-    for k, (dx_k, dy_k, x_k) in enumerate(places):
-        matrix = w if weight is None else w * weight[:, k].mT
-        torch.baddbmm(shift, matrix, dy_k, out=dx_k)
-        dx_k.baddbmm_(through_sigma, x_k)
+    tensors = _groups(dx, g), _groups(dy, g), _groups(x, g)
+    if all(map(_is_small, tensors)):
+        for dx_n, dy_n, x_n, w_n, through_n, shift_n in _split(*tensors, w, through_sigma, shift):
+            weighted = dy_n if weight is None else dy_n * weight
+            dx_n = dx_n.flatten(2)
+            torch.baddbmm(shift_n, w_n, weighted.flatten(2), out=dx_n)
+            dx_n.baddbmm_(through_n, x_n.flatten(2))
+    else:
+        for k, (dx_k, dy_k, x_k) in enumerate(zip(*(t.unbind(2) for t in tensors), strict=True)):
+            matrix = w if weight is None else w * weight[:, k].mT
+            torch.baddbmm(shift, matrix, dy_k, out=dx_k)
+            dx_k.baddbmm_(through_sigma, x_k)
     return dx
 
 
 def newton(sigma: Tensor, iterations: int) -> Tensor:
     """See :func:`whitening_matrix.newton`."""
-    return torch.cat([whitening_matrix.newton(part, iterations) for part in _split(sigma)])
+    return torch.cat([whitening_matrix.newton(part, iterations) for (part,) in _split(sigma)])
 
 
 def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -> Tensor:
     """See :func:`whitening_matrix.newton_backward`."""
-    parts = zip(_split(sigma), _split(w), _split(grad_w), strict=True)
+    parts = _split(sigma, w, grad_w)
     return torch.cat([whitening_matrix.newton_backward(*part, iterations) for part in parts])
 
 
-def _split(matrices: Tensor) -> tuple[Tensor, ...]:
+def _split(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """
-    On a CPU, so few matrices at a time that the iteration's dozen of temporaries stays in the cache
-    and on the heap: fresh pages for many of them cost more than the arithmetic.
+    On a CPU, so few samples at a time that what is computed from them stays in the cache and on the
+    heap: fresh pages for many of them cost more than the arithmetic.
     """
-    size = len(matrices)
-    if matrices.device.type == "cpu":
-        size = max(1, 2**17 // matrices[0].numel())
-    return matrices.split(size)
+    size = len(tensors[0])
+    if tensors[0].device.type == "cpu":
+        size = max(1, 2**17 // max(tensor[0].numel() for tensor in tensors))
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 def result_like(x: Tensor) -> Tensor:
@@ -197,6 +209,14 @@ def result_like(x: Tensor) -> Tensor:
 def _groups(x: Tensor, num_groups: int) -> Tensor:
     """x as (N, g, c, S), a view where its strides allow."""
     return x.unflatten(1, (num_groups, -1)).unsqueeze(-1).flatten(3)
+
+
+def _is_small(groups: Tensor) -> bool:
+    """
+    Whether the c matrices X_k are too small to be worth a product each: then one product of the
+    groups as a whole and a pass for the weights are quicker.
+    """
+    return groups.is_contiguous() and groups.shape[-1] < 256
 
 
 def _matrices(x: Tensor, num_groups: int) -> tuple[Tensor, ...]:

@@ -74,13 +74,14 @@ def _newton_steps(
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
     """P_T, and if `keep` (P_k, R_k, F_k) for k = 0 ... T-1."""
     eye = _eye_like(s)
+    half_of_3 = 1.5 * eye
     # A direction with a share l of the trace has converged once 1.5^k sqrt(l) > 1. Steps that could
     # only concern shares below the type's resolution (T > 19 in float32) would amplify rounding.
     iterations = min(iterations, int(-math.log(_resolution(s)) / (2 * math.log(1.5))))
     states: list[tuple[Tensor, Tensor, Tensor]] = []
     p, r = eye.expand_as(s), s
     for k in range(iterations):
-        f = 1.5 * eye - 0.5 * r
+        f = torch.add(half_of_3, r, alpha=-0.5)
         if keep:
             states.append((p, r, f))
         p = p @ f if k > 0 else f
