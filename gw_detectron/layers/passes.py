@@ -37,8 +37,9 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
         (mean, covariance): of each sample's groups, (N, g, 1) and (N, g, g).
     """
     mean, covariance = _moments(x, num_groups)
-    if _offset_dominates(mean, covariance):
-        _, covariance = _moments(_centred(x, mean), num_groups)
+    data, _ = without_offset(x, mean, covariance)
+    if data is not x:
+        _, covariance = _moments(data, num_groups)
     return mean, covariance
 
 
@@ -56,22 +57,16 @@ def _moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 def without_offset(x: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """
-    (x, mean), to be taken for x - mean by the passes that follow; or (a centred copy of x, 0) where
-    so much of a group's second moment is its mean that they would lose accuracy.
+    (x, mean), which the passes that follow take for x - mean. Where the means of some samples are
+    so large against their deviations that this would cost accuracy, (a copy of x with those samples
+    centred, the mean with 0 for them): what becomes of a sample does not depend on the others.
     """
-    if _offset_dominates(mean, sigma):
-        return _centred(x, mean), torch.zeros_like(mean)
-    return x, mean
-
-
-def _offset_dominates(mean: Tensor, covariance: Tensor) -> bool:
-    variance = covariance.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-    return bool((mean.square() > 16 * variance).any())
-
-
-def _centred(x: Tensor, mean: Tensor) -> Tensor:
-    groups = _groups(x, mean.shape[1])
-    return (groups - mean.unsqueeze(-1)).view(x.shape)
+    variance = sigma.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    dominates = (mean.square() > 16 * variance).any(1, keepdim=True)
+    if not dominates.any():
+        return x, mean
+    taken = torch.where(dominates, mean, 0)
+    return (_groups(x, mean.shape[1]) - taken.unsqueeze(-1)).view(x.shape), mean - taken
 
 
 def whiten(
