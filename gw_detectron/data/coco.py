@@ -14,7 +14,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from ..errors import UsageError
 
-__all__ = ["CocoDataset", "adapt_config", "register_datasets"]
+__all__ = ["CocoDataset", "adapt_config", "register_datasets", "require_registered"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def adapt_config(
     train_names = () if eval_only else tuple(cfg.DATASETS.TRAIN)
     test_names = tuple(cfg.DATASETS.TEST)
     for name in train_names + test_names:
-        _require_registered(name)
+        require_registered(name)
     if not datasets:
         return
 
@@ -309,7 +309,8 @@ def _require_same_classes(
 # ---- The config ------------------------------------------------------------------------------
 
 
-def _require_registered(name: str) -> None:
+def require_registered(name: str) -> None:
+    """Raises UsageError, with the nearest names, where Detectron2 knows no such dataset."""
     if name in DatasetCatalog:
         return
     nearest = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 from detectron2.structures import BoxMode, Instances
-from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
+
+from .picture import Objects, draw_objects
 
 __all__ = ["save_detection_sheet"]
 
@@ -45,13 +45,14 @@ def save_detection_sheet(
         score_threshold: detections below it are left out.
     """
     records = _spread_evenly(DatasetCatalog.get(dataset_name), num_images)
-    metadata = MetadataCatalog.get(dataset_name)
+    class_names = MetadataCatalog.get(dataset_name).get("thing_classes", None)
     column_width = _column_width(len(records))
     pairs = []
     for record, found in zip(records, _detect(cfg, model, records), strict=True):
         found = found[found.scores >= score_threshold]
-        truth = _draw_truth(record, metadata, column_width, with_masks=found.has("pred_masks"))
-        pairs.append((truth, _draw_detections(record, found, metadata, column_width)))
+        pair = _true_objects(record, with_masks=found.has("pred_masks")), _found_objects(found)
+        image = read_image(record["file_name"], format="RGB")
+        pairs.append([draw_objects(image, o, class_names, column_width) for o in pair])
     threshold_header = f"detections, score at least {score_threshold:g}"
     sheet = _lay_out(pairs, column_width, ("ground truth", threshold_header))
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -73,12 +74,10 @@ def _detect(cfg: CfgNode, model: nn.Module, records: Sequence[dict[str, Any]]) -
         return [model([mapper(record)])[0]["instances"].to("cpu") for record in records]
 
 
-# ---- Drawing one image -----------------------------------------------------------------------
+# ---- One image ------------------------------------------------------------------------------
 
 
-def _draw_truth(
-    record: dict[str, Any], metadata: Metadata, width: int, with_masks: bool
-) -> Image.Image:
+def _true_objects(record: dict[str, Any], with_masks: bool) -> Objects:
     annotations = record.get("annotations", [])
     boxes = [
         BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
@@ -87,50 +86,21 @@ def _draw_truth(
     masks = None
     if with_masks and all("segmentation" in annotation for annotation in annotations):
         masks = [annotation["segmentation"] for annotation in annotations]
-    classes = [annotation["category_id"] for annotation in annotations]
-    return _draw(record, np.reshape(boxes, (-1, 4)), masks, classes, None, metadata, width)
-
-
-def _draw_detections(
-    record: dict[str, Any], found: Instances, metadata: Metadata, width: int
-) -> Image.Image:
-    masks = list(found.pred_masks.numpy()) if found.has("pred_masks") else None
-    boxes, classes = found.pred_boxes.tensor.numpy(), found.pred_classes.tolist()
-    return _draw(record, boxes, masks, classes, found.scores.tolist(), metadata, width)
-
-
-def _draw(
-    record: dict[str, Any],
-    boxes: np.ndarray,
-    masks: list[Any] | None,
-    classes: list[int],
-    scores: list[float] | None,
-    metadata: Metadata,
-    width: int,
-) -> Image.Image:
-    """
-    Args:
-        boxes: XYXY in pixels of the original image, (N, 4).
-        masks: per object polygons, run-length encoding or an array (H, W).
-        width: of the picture, to which the image is enlarged or shrunk.
-    """
-    image = read_image(record["file_name"], format="RGB")
-    visualizer = Visualizer(image, metadata, scale=width / image.shape[1])
-    names = metadata.get("thing_classes", None)
-    labels = [names[c] if names else str(c) for c in classes]
-    if scores is not None:
-        labels = [
-            f"{label} {100 * score:.0f}%" for label, score in zip(labels, scores, strict=True)
-        ]
-    palette = colormap(rgb=True, maximum=1)
-    drawn = visualizer.overlay_instances(
-        boxes=boxes,
+    return Objects(
+        boxes=np.reshape(boxes, (-1, 4)),
+        classes=[annotation["category_id"] for annotation in annotations],
         masks=masks,
-        labels=labels,
-        assigned_colors=[palette[c % len(palette)] for c in classes],  # a class keeps its color
-        alpha=0.35,
+        crowds=[bool(annotation.get("iscrowd")) for annotation in annotations],
     )
-    return Image.fromarray(drawn.get_image())
+
+
+def _found_objects(found: Instances) -> Objects:
+    return Objects(
+        boxes=found.pred_boxes.tensor.numpy(),
+        classes=found.pred_classes.tolist(),
+        scores=found.scores.tolist(),
+        masks=list(found.pred_masks.numpy()) if found.has("pred_masks") else None,
+    )
 
 
 # ---- The sheet -------------------------------------------------------------------------------
@@ -142,7 +112,7 @@ def _column_width(num_images: int) -> int:
 
 
 def _lay_out(
-    pairs: Sequence[tuple[Image.Image, Image.Image]],
+    pairs: Sequence[Sequence[Image.Image]],
     column_width: int,
     headers: tuple[str, str],
 ) -> Image.Image:
