@@ -7,7 +7,8 @@ editable. Where the interpreter that runs this script has a Detectron2 already, 
 interpreter's packages instead, and gains only this package and the development tools: neither the
 installed Detectron2 nor its PyTorch is touched.
 
-`make test` and `make demo` call it; PYTHON=python3.12 in front of make chooses the interpreter.
+`make test` and `make demo` call it; PYTHON=python3.12 in front of make chooses the interpreter, and
+VENV=DIRECTORY another place than .venv.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +27,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements.txt"
-VENV = ROOT / ".venv"
+OLDEST = ROOT / "requirements-oldest.txt"
+VENV = (ROOT / (os.environ.get("VENV") or ".venv")).resolve()
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".ready"  # what the environment was made from; written last, so that it never lies
 
@@ -34,6 +37,7 @@ PYTHONS = ((3, 10), (3, 11), (3, 12))
 # The environment is brought up to date when the content of one of these changes.
 INPUTS = (
     REQUIREMENTS,
+    OLDEST,
     ROOT / "setup.py",
     ROOT / "gw_detectron" / "version.py",
     ROOT / "tools" / "install_detectron2.py",
@@ -51,11 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.parse_args(argv)
+    parser.add_argument(
+        "--oldest-torch", action="store_true", help="with the PyTorch of requirements-oldest.txt"
+    )
+    oldest_torch = parser.parse_args(argv).oldest_torch
     try:
         check_python(sys.version_info[:2])
-        if not is_ready():
-            make_environment()
+        if not is_ready(oldest_torch):
+            make_environment(oldest_torch)
     except SetupError as error:
         print(f"make_environment: {error}", file=sys.stderr)
         return 1
@@ -73,13 +80,14 @@ def check_python(version: tuple[int, int]) -> None:
         )
 
 
-def is_ready() -> bool:
-    return STAMP.is_file() and STAMP.read_text() == fingerprint()
+def is_ready(oldest_torch: bool = False) -> bool:
+    return STAMP.is_file() and STAMP.read_text() == fingerprint(oldest_torch)
 
 
-def fingerprint() -> str:
+def fingerprint(oldest_torch: bool) -> str:
     """Changes with whatever the environment depends on, its own place and interpreter included."""
-    parts = [str(ROOT), kind_wanted(), *(path.read_text(encoding="utf-8") for path in INPUTS)]
+    parts = [str(ROOT), kind_wanted(), str(oldest_torch)]
+    parts += [path.read_text(encoding="utf-8") for path in INPUTS]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -115,7 +123,7 @@ def runs_in_venv() -> bool:
     return Path(sys.prefix).resolve() == VENV
 
 
-def make_environment() -> None:
+def make_environment(oldest_torch: bool = False) -> None:
     started = time.monotonic()
     STAMP.unlink(missing_ok=True)
     shared = shares_detectron2()
@@ -125,13 +133,13 @@ def make_environment() -> None:
         say(f"Detectron2 is installed for {sys.executable}: used as it is")
         install_beside_detectron2()
     else:
-        install_pinned()
-    STAMP.write_text(fingerprint())
+        install_pinned(oldest_torch)
+    STAMP.write_text(fingerprint(oldest_torch))
     say(f"ready in {time.monotonic() - started:.0f} s: {VENV}")
 
 
 def create_venv(shared: bool) -> None:
-    say(f"creating .venv with Python {'.'.join(map(str, sys.version_info[:3]))}")
+    say(f"creating {VENV.name} with Python {'.'.join(map(str, sys.version_info[:3]))}")
     options = ["--system-site-packages"] if shared else []
     if kind_found() != kind_wanted():
         options.append("--clear")
@@ -156,16 +164,28 @@ def share_parent_venv() -> None:
     (site_packages / "parent_environment.pth").write_text("".join(lines))
 
 
-def install_pinned() -> None:
+def install_pinned(oldest_torch: bool) -> None:
     say("installing pip and setuptools")
     pip_install("--constraint", str(REQUIREMENTS), "pip", "setuptools")
     say("installing requirements.txt, PyTorch first of all: about 3 minutes and 5 GB once")
     # several packages come as sources: built with the setuptools above rather than the newest
-    pip_install("--no-build-isolation", "--requirement", str(REQUIREMENTS))
+    wanted = VENV / "requirements.txt"
+    wanted.write_text(requirements(oldest_torch), encoding="utf-8")
+    pip_install("--no-build-isolation", "--requirement", str(wanted))
     say("installing Detectron2")
     if subprocess.run([VENV_PYTHON, ROOT / "tools" / "install_detectron2.py"]).returncode != 0:
         raise SetupError("stopped at Detectron2, for the reason above")
     install_this_package()
+
+
+def requirements(oldest_torch: bool) -> str:
+    """requirements.txt, or with the versions of requirements-oldest.txt in place of its own."""
+    text = REQUIREMENTS.read_text(encoding="utf-8")
+    if oldest_torch:
+        for pin in re.findall(r"^[\w-]+==\S+", OLDEST.read_text(encoding="utf-8"), re.MULTILINE):
+            name = pin.partition("==")[0]
+            text = re.sub(rf"^{name}==\S+", pin, text, flags=re.MULTILINE)
+    return text
 
 
 def install_beside_detectron2() -> None:
