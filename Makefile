@@ -1,30 +1,36 @@
-# The interpreter that .venv is made with, unless it is there already: PYTHON=python3.12 make test
-PYTHON ?= $(if $(wildcard .venv/.ready),.venv/bin/python,python3)
+# Where the environment is made, and the interpreter that it is made with unless it is there already:
+# PYTHON=python3.12 make test
+VENV ?= .venv
+PYTHON ?= $(if $(wildcard $(VENV)/.ready),$(VENV)/bin/python,python3)
+export VENV
 
-.PHONY: help environment demo test format clean
+.PHONY: help environment demo test test-matrix format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1: \2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
 
 environment:  ## make .venv with the pinned versions, Detectron2 and this package (3 minutes once)
 	@command -v $(PYTHON) >/dev/null || \
 	    { echo "$(PYTHON) not found; name a Python 3.10 to 3.12: PYTHON=python3.12 make test" >&2; exit 1; }
-	@$(PYTHON) tools/make_environment.py
+	@$(PYTHON) tools/make_environment.py $(ENVIRONMENT)
 
 demo: environment  ## train and evaluate a GW detector on drawn shapes (6 minutes on 2 cores)
-	.venv/bin/python tools/train_net.py \
+	$(VENV)/bin/python tools/train_net.py \
 	    --config-file configs/quickstart/mask_rcnn_R_18_FPN_gw.yaml OUTPUT_DIR output/demo
 
 test: environment  ## check the format, the code and the tests
-	.venv/bin/python -m ruff format --check
-	.venv/bin/python -m ruff check
-	.venv/bin/python -m pytest
+	$(VENV)/bin/python -m ruff format --check
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m pytest
+
+test-matrix:  ## make test on Python 3.10 to 3.12, those that are there, and with the oldest PyTorch
+	@python3 tools/test_matrix.py $(PYTHONS)
 
 format: environment  ## format the code, and mend what the linter can mend
-	.venv/bin/python -m ruff check --fix
-	.venv/bin/python -m ruff format
+	$(VENV)/bin/python -m ruff check --fix
+	$(VENV)/bin/python -m ruff format
 
 clean:  ## remove .venv, builds and caches; output/ and datasets/ stay
-	rm -rf .venv build dist gw_detectron.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venvs build dist gw_detectron.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

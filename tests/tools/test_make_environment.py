@@ -1,3 +1,4 @@
+import re
 import sys
 
 import pytest
@@ -17,7 +18,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(make_environment, "INPUTS", (requirements,))
     monkeypatch.setattr(make_environment, "shares_detectron2", lambda: False)
     monkeypatch.setattr(make_environment, "create_venv", lambda shared: None)
-    monkeypatch.setattr(make_environment, "install_pinned", lambda: None)
+    monkeypatch.setattr(make_environment, "install_pinned", lambda oldest_torch: None)
     return tmp_path
 
 
@@ -34,7 +35,7 @@ def test_supported_pythons_pass(version):
 
 def test_second_run_has_nothing_to_do(checkout, monkeypatch):
     assert make_environment.main([]) == 0
-    monkeypatch.setattr(make_environment, "install_pinned", lambda: pytest.fail("called"))
+    monkeypatch.setattr(make_environment, "install_pinned", lambda _: pytest.fail("called"))
     assert make_environment.main([]) == 0
 
 
@@ -45,11 +46,27 @@ def test_changed_requirements_are_installed(checkout):
     assert not make_environment.is_ready()
 
 
+def test_another_torch_is_another_environment(checkout):
+    make_environment.main(["--oldest-torch"])
+    assert make_environment.is_ready(oldest_torch=True)
+    assert not make_environment.is_ready()
+
+
+def test_the_oldest_torch_is_the_oldest_that_setup_accepts():
+    pins = make_environment.requirements(oldest_torch=True)
+    torch = re.search(r"^torch==(\S+)", pins, re.MULTILINE)[1]
+    setup = (make_environment.ROOT / "setup.py").read_text()
+    assert re.search(r'"torch>=([\d.]+)"', setup)[1] == torch.removesuffix(".0")
+    ours = set(make_environment.requirements(oldest_torch=False).splitlines())
+    changed = sorted(line for line in pins.splitlines() if line not in ours)
+    assert [line.partition("==")[0] for line in changed] == ["torch", "torchvision"]
+
+
 def test_failed_step_leaves_the_environment_unfinished(checkout, monkeypatch, capsys):
     make_environment.main([])
     (checkout / "requirements.txt").write_text("a==2\n")
 
-    def fail():
+    def fail(oldest_torch):
         raise make_environment.SetupError("no network")
 
     monkeypatch.setattr(make_environment, "install_pinned", fail)
