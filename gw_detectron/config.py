@@ -20,6 +20,10 @@ def add_gw_config(cfg: CfgNode) -> None:
     cfg.MODEL.GW.POSITIONS = "S1-B2"
     # The norm at the backbone's other positions, the shortcuts' included
     cfg.MODEL.GW.BASE_NORM = "FrozenBN"
+    # Every so many iterations of tools/train_net.py, how well conditioned the features are before
+    # and after each norm goes to metrics.json and TensorBoard; 0 = never. Elsewhere the same is
+    # done by gw_detectron.analysis.diagnostics_hook.NormDiagnosticsHook
+    cfg.MODEL.GW.DIAGNOSTICS_PERIOD = 0
 
 
 def merge_into(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:

@@ -1,0 +1,58 @@
+"""A model as a config file describes it, without its weights."""
+
+import os
+from collections.abc import Sequence
+
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_model
+from torch import nn
+
+from ..config import merge_into
+from ..errors import UsageError
+
+__all__ = ["build_from_config"]
+
+# The image size of Detectron2's model zoo, and the shape of the image where only a height is known
+_HEIGHT, _WIDTH = 800, 1333
+
+
+def build_from_config(config_file: str, opts: Sequence[str]) -> tuple[nn.Module, tuple[int, int]]:
+    """
+    Args:
+        config_file: a YAML file, or a LazyConfig's .py file, whose `model` is built.
+        opts: overrides: KEY VALUE ..., or of a LazyConfig key=value ...
+
+    Returns:
+        (model, (height, width)): on the CPU, with random weights; the size of a test image: of
+        INPUT.MIN_SIZE_TEST, five to three unless INPUT.MAX_SIZE_TEST forbids.
+
+    Raises:
+        UsageError: the file cannot be read, has no such keys, or names parts nobody registered.
+    """
+    if config_file.endswith(".py"):
+        return _build_lazy(config_file, opts), (_HEIGHT, _WIDTH)
+    cfg = get_cfg()
+    merge_into(cfg, config_file, opts)
+    cfg.MODEL.DEVICE = "cpu"
+    try:
+        model = build_model(cfg)
+    except KeyError as error:
+        if "registry" not in str(error):
+            raise
+        raise UsageError(f"config {config_file}: {error.args[0]}") from error
+    height = cfg.INPUT.MIN_SIZE_TEST or _HEIGHT
+    return model, (height, min(height * _WIDTH // _HEIGHT, cfg.INPUT.MAX_SIZE_TEST))
+
+
+def _build_lazy(config_file: str, opts: Sequence[str]) -> nn.Module:
+    if not os.path.isfile(config_file):
+        raise UsageError(f"config {config_file}: no such file")
+    cfg = LazyConfig.load(config_file)
+    try:
+        cfg = LazyConfig.apply_overrides(cfg, list(opts))
+    except Exception as error:  # of Hydra's parser, OmegaConf's or LazyConfig's own
+        reason = " ".join(str(error).split())
+        raise UsageError(f"config {config_file} {' '.join(opts)}: {reason}") from error
+    if "model" not in cfg:
+        raise UsageError(f"config {config_file} has no model")
+    return instantiate(cfg.model)
