@@ -4,6 +4,7 @@ Pre-trained weights: read from PyTorch's files, converted to Detectron2's names,
 Importing this package registers the prefix `gw://` with Detectron2's PathManager.
 """
 
+from .checkpointer import WeightsCheckpointer
 from .convert import convert_file
 from .resnet import ResNetLayout, check, recognise, rename
 from .torch_file import read_state_dict
@@ -13,6 +14,7 @@ register_weights()
 
 __all__ = [
     "ResNetLayout",
+    "WeightsCheckpointer",
     "check",
     "convert_file",
     "find_weights",

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises:
         UsageError: the file can't be read, needs code to be run, or holds no state dict.
     """
-    content = _load(path)
+    content = load_values(path)
     for key in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -49,7 +50,14 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     return _strip_wrappers(content)
 
 
-def _load(path: str | os.PathLike) -> object:
+def load_values(path: str | os.PathLike) -> Any:
+    """
+    torch.load of a file that holds tensors, numbers, strings, an argparse.Namespace and containers
+    of them, on the CPU.
+
+    Raises:
+        UsageError: the file can't be read, or needs code to be run.
+    """
     # safe_globals came with PyTorch 2.5: with an older one, a file with a Namespace isn't read
     safe_globals = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)
     try:
@@ -70,7 +78,7 @@ def _explain(error: Exception) -> str:
     if code:
         return (
             f"can't be read without running code ({code[1]}), so it was not read; "
-            "where the file can be trusted, save the model's state_dict() alone and convert that"
+            "where it can be trusted, save the model's state_dict() alone and use that"
         )
     if "TorchScript" in message:
         return "is a TorchScript program, which brings code; save the model's state_dict() instead"
