@@ -6,7 +6,10 @@ A backend (backend.py) makes the passes over the data; what comes between them i
 matrices (whitening_matrix.py). Arguments are taken to be valid: group_whitening.py checks them.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch import Tensor
 
 from .backend import backend_for
 from .passes import full_precision, result_like
@@ -30,7 +33,7 @@ def group_whitening(x, weight, bias, num_groups, iterations, eps, method, rescal
     if x.numel() == 0:
         return _empty(x, weight, bias, num_groups, iterations, eps, method, rescaled)
     backend = backend_for(x, num_groups)
-    with torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x):
         data = backend.data_of(x)
         mean, sigma = backend.moments(data, num_groups)
         sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
@@ -76,7 +79,7 @@ def group_whitening_backward(
         zero = x.new_zeros(x.shape[1], dtype=full_precision(x.dtype))
         return result_like(x), zero, zero.clone()
     backend = backend_for(x, num_groups)
-    with torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x):
         data, offset = backend.without_offset(backend.data_of(x), mean, sigma)
         dy = backend.data_of(dy)
         applied, scale = rescale(sigma, w) if rescaled else (w, None)
@@ -96,6 +99,12 @@ def group_whitening_backward(
 def _(dy, x, *_):
     channels = x.new_empty(x.shape[1], dtype=full_precision(x.dtype))
     return result_like(x), channels, torch.empty_like(channels)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager:
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 def _save(ctx, inputs, output) -> None:

@@ -45,11 +45,13 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 def _moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     groups = _groups(x, num_groups)
-    # Contiguous groups need no taking apart.
-    parts = [groups.flatten(2)] if groups.is_contiguous() else groups.unbind(2)
-    mean = sum(part.mean(2, keepdim=True) for part in parts) / len(parts)
-    covariance = mean @ mean.mT
-    share = 1 / groups[0, 0].numel()
+    if groups.is_contiguous():  # and need no taking apart
+        groups = groups.flatten(2)
+        mean, parts = groups.mean(2, keepdim=True), (groups,)
+    else:
+        mean, parts = groups.mean((2, 3)).unsqueeze(2), groups.unbind(2)
+    covariance = torch.bmm(mean, mean.mT)
+    share = num_groups / x[0].numel()
     for k, part in enumerate(parts):
         covariance.baddbmm_(part, part.mT, beta=1.0 if k else -1.0, alpha=share)
     return mean, covariance
@@ -62,10 +64,10 @@ def without_offset(x: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tens
     centred, the mean with 0 for them): what becomes of a sample does not depend on the others.
     """
     variance = sigma.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-    dominates = (mean.square() > 16 * variance).any(1, keepdim=True)
+    dominates = mean.square() > 16 * variance
     if not dominates.any():
         return x, mean
-    taken = torch.where(dominates, mean, 0)
+    taken = torch.where(dominates.any(1, keepdim=True), mean, 0)
     return (_groups(x, mean.shape[1]) - taken.unsqueeze(-1)).view(x.shape), mean - taken
 
 
@@ -85,7 +87,7 @@ def whiten(
     g = w.shape[-1]
     y = result_like(x)
     groups, whitened = _groups(x, g), _groups(y, g)
-    shift = -(w @ mean).unsqueeze(-1)
+    shift = torch.bmm(w, mean).neg_().unsqueeze(-1)
     if weight is not None:
         weight = _by_group(weight, w)
         shift = shift * weight
@@ -173,13 +175,13 @@ def input_gradient(
 
 def newton(sigma: Tensor, iterations: int) -> Tensor:
     """See :func:`whitening_matrix.newton`."""
-    return torch.cat([whitening_matrix.newton(part, iterations) for (part,) in _split(sigma)])
+    return _join([whitening_matrix.newton(*part, iterations) for part in _split(sigma)])
 
 
 def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -> Tensor:
     """See :func:`whitening_matrix.newton_backward`."""
     parts = _split(sigma, w, grad_w)
-    return torch.cat([whitening_matrix.newton_backward(*part, iterations) for part in parts])
+    return _join([whitening_matrix.newton_backward(*part, iterations) for part in parts])
 
 
 def _split(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -191,6 +193,10 @@ def _split(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if tensors[0].device.type == "cpu":
         size = max(1, 2**17 // max(tensor[0].numel() for tensor in tensors))
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def result_like(x: Tensor) -> Tensor:

@@ -51,14 +51,14 @@ def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -
 
     grad_p, grad_r = grad_w / trace.sqrt(), None
     for k, (p, r, f) in reversed(list(enumerate(states))):
-        grad_f = p @ grad_p if k > 0 else grad_p  # P_{k+1} = P_k F_k, and P_0 = I
+        grad_f = torch.bmm(p, grad_p) if k > 0 else grad_p  # P_{k+1} = P_k F_k, and P_0 = I
         if k > 0:
-            grad_p = _symmetric(grad_p @ f)
+            grad_p = _symmetric(torch.bmm(grad_p, f))
         if grad_r is None:  # R_T is never used
             grad_f = _symmetric(grad_f)
             grad_r = grad_f / -2
         else:  # R_{k+1} = F_k R_k F_k and F_k = (3 I - R_k) / 2
-            rf = grad_r @ f
+            rf = torch.bmm(grad_r, f)
             grad_f = _symmetric(torch.baddbmm(grad_f, rf, r, alpha=2))
             grad_r = torch.baddbmm(grad_f, f, rf, beta=-0.5)
     grad_s = torch.zeros_like(sigma) if grad_r is None else _symmetric(grad_r)
@@ -74,19 +74,19 @@ def _newton_steps(
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
     """P_T, and if `keep` (P_k, R_k, F_k) for k = 0 ... T-1."""
     eye = _eye_like(s)
-    half_of_3 = 1.5 * eye
+    three_halves = 1.5 * eye
     # A direction with a share l of the trace has converged once 1.5^k sqrt(l) > 1. Steps that could
     # only concern shares below the type's resolution (T > 19 in float32) would amplify rounding.
     iterations = min(iterations, int(-math.log(_resolution(s)) / (2 * math.log(1.5))))
     states: list[tuple[Tensor, Tensor, Tensor]] = []
     p, r = eye.expand_as(s), s
     for k in range(iterations):
-        f = torch.add(half_of_3, r, alpha=-0.5)
+        f = torch.add(three_halves, r, alpha=-0.5)
         if keep:
             states.append((p, r, f))
-        p = p @ f if k > 0 else f
+        p = torch.bmm(p, f) if k > 0 else f
         if k + 1 < iterations:
-            r = f @ r @ f
+            r = torch.bmm(torch.bmm(f, r), f)
     return p, states
 
 

@@ -60,7 +60,8 @@ def test_exported_it_takes_other_sizes_and_holds_no_operator_of_this_package(opt
     layer = layer_of(options)
     sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
     program = torch.export.export(layer, (torch.randn(2, 32, 5, 6),), dynamic_shapes=(sizes,))
-    assert not operators_of_the_package(program.graph)
+    if hasattr(torch.compiler, "is_exporting"):  # before PyTorch 2.7 the layer can't know
+        assert not operators_of_the_package(program.graph)
     assert_same(layer, program.module(), [(3, 32, 9, 4), (4, 32, 2, 3)])
 
 
