@@ -1,0 +1,60 @@
+"""What the GW layers of a model take, read off the running model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from ..layers import GroupWhitening
+
+__all__ = ["LayerInput", "find_inputs"]
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """
+    What one or several GW layers with equal options take.
+
+    Attributes:
+        shape: (N, C, *spatial).
+        layer: the first of them.
+        names: of all of them in the model.
+    """
+
+    shape: tuple[int, ...]
+    layer: GroupWhitening
+    names: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return "x".join(map(str, self.shape))
+
+
+def find_inputs(model: nn.Module, images: Sequence[dict[str, Any]]) -> list[LayerInput]:
+    """
+    Every distinct input of the model's GW layers in a training step, in the order of their use.
+
+    Args:
+        images: a batch of the model, with ground truth.
+    """
+    name_of = {m: name for name, m in model.named_modules() if isinstance(m, GroupWhitening)}
+    found: dict[tuple, list[GroupWhitening]] = {}
+
+    def record(layer: GroupWhitening, inputs: tuple[Tensor]) -> None:
+        layers = found.setdefault((tuple(inputs[0].shape), layer.extra_repr()), [])
+        if layer not in layers:
+            layers.append(layer)
+
+    handles = [layer.register_forward_pre_hook(record) for layer in name_of]
+    model.train()
+    with torch.no_grad(), EventStorage():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return [
+        LayerInput(shape, layers[0], tuple(name_of[layer] for layer in layers))
+        for (shape, _), layers in found.items()
+    ]
