@@ -17,8 +17,8 @@ An entry of --norms is one of
   "NAME: KEY VALUE KEY VALUE"   overrides on top of the config, with quotes as in a shell
 
 Every run has its directory OUTPUT/ENTRY/seedK; what it prints is in log.txt there. Runs of one seed
-see the images in the same order. When it is stopped, the same command goes on: finished runs stay,
-the one in progress resumes at its last checkpoint (there Detectron2 begins its data order anew).
+see the same images in the same order. When it is stopped, the same command goes on: finished runs
+stay, the one in progress resumes at its last checkpoint and ends as if it had not been stopped.
 More norms or seeds can be added later. At the end the table and the plot of compare_runs.py are in
 OUTPUT/comparison.md and OUTPUT/comparison.png. Exit status 1: some runs have no result.
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.modeling import build_model
 from tqdm import tqdm
 
+from ..checkpoint import WeightsCheckpointer
 from ..errors import UsageError
 from ..results.experiment import norm_label
 from ..results.runs import find_runs, flatten
@@ -110,7 +110,7 @@ def diagnose(configs: Sequence[CfgNode], num_images: int, num_groups: int | None
     with tqdm(total=num_images * len(configs), unit="image") as progress:
         for cfg, label, model, watcher in zip(configs, labels, models, watchers, strict=True):
             progress.set_description(label)
-            DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+            WeightsCheckpointer(model).load(cfg.MODEL.WEIGHTS)
             loader = build_detection_test_loader(
                 records, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
             )

@@ -136,8 +136,7 @@ class Comparison:
     A directory of runs, OUTPUT/<entry>/seed<k>, and how to make those that are not there.
 
     A run counts as finished when the evaluation at its last iteration is in its metrics.json. One
-    that diverged is not run again either: Detectron2 begins its data order anew when it resumes, so
-    that another try would not be the same experiment.
+    that diverged is not run again either: with the same seed it would take the same course.
 
     Attributes:
         state: of the directory, with the entries of earlier calls.

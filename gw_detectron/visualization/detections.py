@@ -7,7 +7,6 @@ from typing import Any
 
 import pycocotools.mask as mask_util
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_context
@@ -15,6 +14,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from tqdm import tqdm
 
+from ..checkpoint import WeightsCheckpointer
 from ..config import merge_into
 from ..errors import UsageError
 from .ground_truth import GroundTruth
@@ -121,7 +121,7 @@ def run_model(cfg: CfgNode, truth: GroundTruth, label: str) -> list[Detection]:
         label: of the progress bar.
     """
     model = build_model(cfg)
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    WeightsCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     loader = build_detection_test_loader(cfg, truth.name)
     results = []
     with inference_context(model), torch.no_grad():

@@ -45,7 +45,7 @@ def test_the_command_line_trains_with_worker_processes(data, tmp_path):
         (("--data", ""), [], "--data DIR"),
         (("--config-file", "gone.yaml"), [], "gone.yaml"),
         (("--config-file", ""), [], "configs/ImageNet-Classification"),
-        (("--num-gpus", "2"), ["MODEL.DEVICE", "cpu"], "--num-gpus 2"),
+        (("--num-gpus", "2"), ["MODEL.DEVICE", "cpu"], "2 processes"),
         (("--num-machines", "2"), ["MODEL.DEVICE", "cpu"], "2 processes"),
     ],
 )

@@ -1,11 +1,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
@@ -13,41 +13,16 @@ from gw_detectron import engine
 from gw_detectron.data import register_shapes
 from gw_detectron.errors import UsageError
 
-ROOT = Path(__file__).parents[1]
-CONFIG = str(ROOT / "configs" / "quickstart" / "faster_rcnn_R_18_FPN_gw.yaml")
-MASK_CONFIG = str(ROOT / "configs" / "quickstart" / "mask_rcnn_R_18_FPN_gw.yaml")
-TINY = [
-    "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()",
-    "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64",
-    "MODEL.RPN.PRE_NMS_TOPK_TEST", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "10",
-    "SOLVER.CHECKPOINT_PERIOD", "2",
-]  # fmt: skip
-
-
-@pytest.fixture
-def own_data(tmp_path):
-    """The dataset arguments of eight drawn images in COCO format, in folders with a space."""
-    register_shapes(name := f"own {tmp_path.name}", str(tmp_path), num_train=8, num_val=4)
-    DatasetCatalog.get(f"{name}_train")
-    arguments = []
-    for split in ("train", "val"):
-        metadata = MetadataCatalog.get(f"{name}_{split}")
-        files = [metadata.json_file, metadata.image_root]
-        arguments += ["--dataset", f"{tmp_path.name}_{split}", *files]
-    return arguments
-
-
-def arguments(own_data, output, *more, config=CONFIG, opts=()):
-    names = own_data[1::4]
-    return engine.argument_parser().parse_args([
-        "--config-file", config, *own_data, *more, *TINY,
-        "DATASETS.TRAIN", f"('{names[0]}',)", "DATASETS.TEST", f"('{names[1]}',)",
-        "OUTPUT_DIR", str(output), *opts,
-    ])  # fmt: skip
+from .commands import CONFIG, MASK_CONFIG, ROOT, TINY, arguments
 
 
 def metrics(output):
     return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+def trained(output):
+    """The last evaluation's box APs."""
+    return {k.removeprefix("bbox/"): v for k, v in metrics(output)[-1].items() if "bbox/" in k}
 
 
 def test_own_data_trains_resumes_and_evaluates(own_data, tmp_path, capfd):
@@ -66,14 +41,17 @@ def test_own_data_trains_resumes_and_evaluates(own_data, tmp_path, capfd):
     assert "Starting training from iteration 3" in (output / "log.txt").read_text()
     assert torch.load(output / "model_final.pth")["iteration"] == 4
 
+    before = (output / "config.yaml").read_text()
+    again = engine.main(arguments(own_data, output, "--resume", opts=["SOLVER.MAX_ITER", "5"]))
+    assert again["bbox"] == pytest.approx(trained(output), nan_ok=True)
+    assert "Starting training from iteration 5" in (output / "log.txt").read_text()
+
     (output / "detections.png").unlink()
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
     evaluated = engine.main(arguments(own_data, output, "--eval-only", opts=weights))
-    trained = {k: v for k, v in metrics(output)[-1].items() if k.startswith("bbox/")}
-    assert evaluated["bbox"] == pytest.approx(
-        {k.removeprefix("bbox/"): v for k, v in trained.items()}, nan_ok=True
-    )
+    assert evaluated["bbox"] == pytest.approx(trained(output), nan_ok=True)
     assert (output / "detections.png").exists()
+    assert (output / "config.yaml").read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -85,6 +63,11 @@ def test_own_data_trains_resumes_and_evaluates(own_data, tmp_path, capfd):
         ([], ["DATASETS.TEST", "('nowhere',)"], ["nowhere", "--dataset"]),
         ([], ["MODEL.ROI_HEADS.NUM_CLASSES", "80"], ["80", "6", "MODEL.ROI_HEADS.NUM_CLASSES"]),
         (["--dataset", "more", "missing.json", "."], [], ["missing.json"]),
+        (
+            [],
+            ["TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "RetinaNet"],
+            ["TEST.AUG.ENABLED", "RetinaNet"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_built(own_data, tmp_path, more, opts, fragments):
@@ -113,7 +96,7 @@ def test_evaluation_without_weights_says_what_to_add(own_data, tmp_path):
 def test_an_unknown_evaluator_type_names_the_dataset():
     MetadataCatalog.get("gw_test_unknown").evaluator_type = "riddle"
     with pytest.raises(UsageError, match="gw_test_unknown has evaluator_type riddle"):
-        engine.Trainer.build_evaluator(engine.get_cfg(), "gw_test_unknown")
+        engine.Trainer.build_evaluator(get_cfg(), "gw_test_unknown")
 
 
 def test_more_gpus_than_there_are_is_one_line_and_status_2(tmp_path):
@@ -127,7 +110,7 @@ def test_more_gpus_than_there_are_is_one_line_and_status_2(tmp_path):
 
 def test_the_demos_config_trains_boxes_and_masks(tmp_path):
     register_shapes(name := f"demo {tmp_path.name}", str(tmp_path), num_train=4, num_val=2)
-    cfg = engine.get_cfg()
+    cfg = get_cfg()
     cfg.merge_from_file(MASK_CONFIG)
     cfg.merge_from_list(TINY)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"{name}_train",), (f"{name}_val",)

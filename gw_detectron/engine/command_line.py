@@ -1,0 +1,177 @@
+"""A command line, and what it does with a config."""
+
+import argparse
+import logging
+import os
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser
+from detectron2.evaluation import verify_results
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.utils import comm
+
+from ..analysis.limit_warning import warn_over_limit
+from ..checkpoint import WeightsCheckpointer, require_weights
+from ..config import merge_into
+from ..data.coco import adapt_config, register_datasets
+from ..errors import UsageError
+from ..results.detections import save_detection_sheet
+from .failures import explained
+from .launch import checked_by_main_process
+from .output_dir import claim, require_room, set_up
+from .trainer import Trainer
+
+logger = logging.getLogger("detectron2.gw")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's own arguments, and --dataset."""
+    parser = default_argument_parser()
+    parser.description = (
+        "Trains or evaluates a detector: Detectron2's train_net, which also runs on the CPU where "
+        "there is no GPU and takes COCO-format data from the command line."
+    )
+    add_dataset_argument(parser)
+    return parser
+
+
+def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --dataset NAME ANNOTATIONS.json IMAGE_DIR, what :func:`register_datasets` takes."""
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        nargs=3,
+        default=[],
+        metavar=("NAME", "ANNOTATIONS.json", "IMAGE_DIR"),
+        help="register COCO-format data as NAME, to be used in DATASETS.TRAIN or DATASETS.TEST; "
+        "NUM_CLASSES is set from it unless the config states it. Repeatable",
+    )
+
+
+def load_config(args: argparse.Namespace) -> CfgNode:
+    """
+    The frozen config that args describe, its datasets registered; writes nothing.
+
+    Raises:
+        UsageError: on a mistake in the config, the overrides, the datasets or the weights.
+    """
+    cfg = get_cfg()
+    merge_into(cfg, args.config_file, args.opts)
+    datasets = register_datasets(args.dataset)
+    adapt_config(cfg, datasets, args.config_file, args.opts, args.eval_only)
+    require_weights(cfg, args.resume)
+    _choose_device(cfg, args)
+    _check_augmentation(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _choose_device(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Makes it the CPU where there is no GPU, which several processes have to be asked for."""
+    wants_gpu, has_gpu = cfg.MODEL.DEVICE.startswith("cuda"), torch.cuda.is_available()
+    num_processes = max(comm.get_world_size(), args.num_gpus * args.num_machines)
+    if num_processes > 1 and wants_gpu and not has_gpu:
+        raise UsageError(
+            f"--num-gpus {args.num_gpus}: this machine has no GPU; add MODEL.DEVICE cpu to run "
+            f"{num_processes} processes on the CPU"
+        )
+    if num_processes > 1 and has_gpu and not wants_gpu:
+        raise UsageError(
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE}: {num_processes} processes would share the GPUs of "
+            "this machine; hide them with CUDA_VISIBLE_DEVICES= in the environment"
+        )
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    is_scaled = cfg.SOLVER.REFERENCE_WORLD_SIZE not in (0, num_processes)
+    if not args.eval_only and (batch < 1 or (batch % num_processes and not is_scaled)):
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {batch} can't be shared out among {num_processes} processes"
+        )
+    if wants_gpu and not has_gpu:
+        print("No GPU on this machine: running on the CPU.", flush=True)
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def _check_augmentation(cfg: CfgNode) -> None:
+    name = cfg.MODEL.META_ARCHITECTURE
+    if not cfg.TEST.AUG.ENABLED or name not in META_ARCH_REGISTRY:
+        return
+    if not issubclass(META_ARCH_REGISTRY.get(name), GeneralizedRCNN):
+        raise UsageError(
+            f"TEST.AUG.ENABLED: Detectron2's test-time augmentation is for R-CNNs, not for {name}"
+        )
+
+
+def main(args: argparse.Namespace) -> OrderedDict:
+    """
+    Trains, or with args.eval_only evaluates, and leaves in OUTPUT_DIR the weights, metrics.json,
+    log.txt and detections.png.
+
+    Args:
+        args: from :func:`argument_parser`.
+
+    Returns:
+        OrderedDict: task ("bbox", "segm") -> metric -> value, of the last evaluation.
+    """
+    cfg = load_config(args)
+    checked_by_main_process(claim, cfg, args.resume, args.eval_only)
+    set_up(cfg, args)
+    if args.eval_only:
+        results, model = evaluate(cfg, args.resume)
+    else:
+        results, model = train(cfg, args.resume)
+    if comm.is_main_process():
+        report(cfg, model, results)
+    return results
+
+
+def evaluate(cfg: CfgNode, resume: bool = False) -> tuple[OrderedDict, torch.nn.Module]:
+    """Evaluates MODEL.WEIGHTS, or with resume the last checkpoint in OUTPUT_DIR."""
+    model = Trainer.build_model(cfg)
+    checkpointer = WeightsCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise UsageError(
+            "--eval-only needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the last "
+            f"checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR}"
+        )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results, model
+
+
+def train(cfg: CfgNode, resume: bool = False) -> tuple[OrderedDict, torch.nn.Module]:
+    """
+    Trains from MODEL.WEIGHTS, or with resume from the last checkpoint in OUTPUT_DIR.
+
+    Raises:
+        UsageError: training diverged, or the disk has no room.
+    """
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    checked_by_main_process(require_room, trainer)
+    warn_over_limit(trainer.model)
+    with explained(trainer):
+        trainer.train()
+    results = getattr(trainer, "_last_eval_results", OrderedDict())
+    return results, getattr(trainer.model, "module", trainer.model)
+
+
+def report(cfg: CfgNode, model: torch.nn.Module, results: OrderedDict) -> None:
+    """Draws detections.png, and logs the APs and where everything lies."""
+    files = ["metrics.json", "log.txt"]
+    if cfg.DATASETS.TEST:
+        files.insert(0, "detections.png")
+        path = os.path.join(cfg.OUTPUT_DIR, "detections.png")
+        save_detection_sheet(cfg, model, cfg.DATASETS.TEST[0], path)
+    if len(cfg.DATASETS.TEST) == 1:
+        results = {cfg.DATASETS.TEST[0]: results}
+    for dataset, tasks in results.items():
+        for task, metrics in tasks.items():
+            values = ", ".join(f"{name} {value:.1f}" for name, value in list(metrics.items())[:6])
+            logger.info(f"{dataset}, {task}: {values}")
+    logger.info(f"Results are in {cfg.OUTPUT_DIR}: {', '.join(files)}")

@@ -1,0 +1,110 @@
+"""Detectron2's DefaultTrainer, made to hold on every machine and through every interruption."""
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+)
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+from ..analysis.diagnostics_hook import NormDiagnosticsHook
+from .checkpointer import Checkpointer
+from .evaluators import build_evaluator
+from .mixed_precision import CPUAMPTrainer
+from .resumption import ORDER, STEP, make_resumable, random_numbers_of, seed_of
+
+logger = logging.getLogger("detectron2.gw")
+
+
+class Trainer(DefaultTrainer):
+    """
+    DefaultTrainer that also trains with several processes and with SOLVER.AMP on the CPU, whose
+    checkpoints are never half written, and that evaluates every kind of dataset Detectron2 has an
+    evaluator for. Unless SEED is negative, a run that is resumed ends with the weights of one that
+    was never stopped, on the CPU bit for bit; TEST.PRECISE_BN's images alone begin anew.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer's constructor, with what it takes no argument for: the loader's seed,
+        # processes without GPUs, the loop for AMP on the CPU, and the checkpointer
+        TrainerBase.__init__(self)
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self._build_resumable_loader()
+        on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+        device_ids = {} if on_gpu else {"device_ids": None}
+        model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
+        loop = SimpleTrainer
+        if cfg.SOLVER.AMP.ENABLED:
+            loop = AMPTrainer if on_gpu else CPUAMPTrainer
+        self._trainer = loop(model, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def _build_resumable_loader(self):
+        self._image_order = None
+        if self.cfg.SEED < 0:
+            return self.build_train_loader(self.cfg)
+        with random_numbers_of(self.cfg.SEED, ORDER):
+            loader = self.build_train_loader(self.cfg)
+        self._image_order = make_resumable(loader, self.cfg.SEED)
+        return loader
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        if self._image_order:
+            self._image_order.skip(self.start_iter)
+        elif self.start_iter:
+            logger.info(
+                "The order of the images begins anew: SEED is negative, or the loader one's own"
+            )
+
+    def run_step(self) -> None:
+        if self.cfg.SEED >= 0:
+            seed_all_rng(seed_of(self.cfg.SEED, STEP, self.iter, comm.get_rank()))
+        super().run_step()
+
+    def build_hooks(self) -> list[hooks.HookBase | None]:
+        built = super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:  # behind the evaluation, before what writes the metrics
+            at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+            built.insert(at + 1, hooks.EvalHook(0, self._evaluate_with_TTA))
+        if self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD:
+            built.append(NormDiagnosticsHook(self.model, self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD))
+        return built
+
+    def _evaluate_with_TTA(self) -> OrderedDict:
+        results = self.test_with_TTA(self.cfg, self.model)
+        self._last_eval_results.update(results)
+        return results
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(dataset_name, folder)
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict:
+        """Evaluates with test-time augmentation (TEST.AUG); its results' names end in _TTA."""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+        return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())

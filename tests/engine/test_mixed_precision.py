@@ -1,0 +1,89 @@
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from gw_detectron import engine
+from gw_detectron.engine.mixed_precision import CPUAMPTrainer
+from gw_detectron.layers import GroupWhitening
+
+from ..layers import textbook
+from .commands import arguments
+
+HALF_UNIT = 2**-8  # the greatest relative error of rounding to bfloat16's 8 bits of precision
+
+
+class Classifier(nn.Module):
+    """Whether an image is brighter on its left or on its right side, by GW and convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        layers = []
+        for channels in (3, 16):
+            layers += [nn.Conv2d(channels, 16, 3), GroupWhitening(16, num_groups=4), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.linear = nn.Linear(16 * 4 * 4, 2)
+
+    def forward(self, batch):
+        images, labels = batch
+        logits = self.linear(self.features(images).flatten(1))
+        assert logits.dtype == torch.bfloat16
+        return {"loss_cls": nn.functional.cross_entropy(logits, labels)}
+
+
+def batches():
+    while True:
+        images = torch.randn(16, 3, 8, 8)
+        yield images, (images[..., :4].sum((1, 2, 3)) > images[..., 4:].sum((1, 2, 3))).long()
+
+
+def test_two_hundred_steps_in_bfloat16_are_finite_and_learn():
+    torch.manual_seed(0)
+    model = Classifier()
+    trainer = CPUAMPTrainer(model, batches(), torch.optim.SGD(model.parameters(), lr=0.05))
+    trainer.train(0, 200)
+    losses = trainer.storage.history("total_loss").values()
+    assert len(losses) == 200  # each was finite: write_metrics raises otherwise
+    first, last = (sum(loss for loss, _ in part) / 50 for part in (losses[:50], losses[-50:]))
+    assert last < 0.7 * first
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_amp_on_the_cpu_trains_a_detector_near_float32(own_data, tmp_path):
+    losses = {}
+    for enabled in (False, True):
+        opts = ["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", enabled]
+        cfg = engine.load_config(arguments(own_data[:4], tmp_path, opts=opts))
+        torch.manual_seed(0)
+        trainer = engine.Trainer(cfg)
+        assert isinstance(trainer._trainer, CPUAMPTrainer) == enabled
+        with EventStorage() as storage:
+            trainer.run_step()
+            losses[enabled] = storage.latest()["total_loss"][0]
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["itn", "zca"])
+def test_gradients_in_bfloat16_are_those_of_float64_to_the_types_precision(method):
+    """The layer computes in float32; all that bfloat16 costs is the rounding of what comes out."""
+    generator = torch.Generator().manual_seed(0)
+    x, upstream = torch.randn(2, 2, 16, 6, 6, generator=generator).bfloat16()
+    layer = GroupWhitening(16, num_groups=4, method=method)
+    nn.init.normal_(layer.weight, generator=generator)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    y.backward(upstream)
+
+    exact = x.detach().double().requires_grad_()
+    weight, bias = (p.detach().double().requires_grad_() for p in (layer.weight, layer.bias))
+    expected = textbook.group_whitening(exact, 4, weight, bias, method=method)
+    expected.backward(upstream.double())
+    for actual, reference in ((y, expected), (x.grad, exact.grad)):
+        assert actual.dtype == torch.bfloat16
+        torch.testing.assert_close(actual.double(), reference, rtol=HALF_UNIT, atol=1e-5)
+    for actual, reference in ((layer.weight.grad, weight.grad), (layer.bias.grad, bias.grad)):
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual.double(), reference, rtol=1e-4, atol=1e-4)
