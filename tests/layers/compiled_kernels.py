@@ -1,0 +1,95 @@
+"""
+Compiles Group Whitening's Triton kernels for an H100 or H200, without one, as they would be for
+some inputs, and prints a line of JSON for each: what it takes of a multiprocessor.
+
+    python -m tests.layers.compiled_kernels [--groups 64] [--dtype float32] [--tf32]
+                                            [--channels-last] [--places 4]
+
+A multiprocessor has 65536 registers, at most 255 a thread, and 227 KiB of shared memory.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import torch  # noqa: E402
+import triton  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+
+KERNELS = "gw_detectron.layers.triton_kernels."
+
+
+class Driver:
+    """What Triton's compiler asks the driver of a GPU."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def compile_kernel(kernel, programs, *arguments, on, **options):
+    """In place of launch.launch: the same kernel, compiled but not run."""
+    compiled = kernel.warmup(*arguments, grid=(programs,), **options)
+    registers, stack = resources(compiled.asm["cubin"])
+    figures = {
+        "kernel": kernel.__name__.strip("_"),
+        "warps": compiled.metadata.num_warps,
+        "registers a thread": registers,
+        "spilled bytes a thread": stack,
+        "shared bytes": compiled.metadata.shared,
+    }
+    print(json.dumps(figures), flush=True)
+
+
+def resources(cubin):
+    """(registers, bytes of stack) a thread."""
+    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [cuobjdump, "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [int(number) for number in re.search(r"REG:(\d+) STACK:(\d+)", text).groups()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--groups", type=int, default=64)
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument("--tf32", action="store_true", help="as if PyTorch was allowed TF32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--places", type=int, default=4, help="channels a group")
+    options = parser.parse_args()
+
+    triton.runtime.driver.set_active(Driver())
+    passes, newton = (importlib.import_module(KERNELS + name) for name in ("passes", "newton"))
+    passes.launch = newton.launch = compile_kernel
+    torch.backends.cuda.matmul.allow_tf32 = options.tf32
+
+    g, channels = options.groups, options.groups * options.places
+    x = torch.zeros(2, channels, 32, 64, dtype=getattr(torch, options.dtype))
+    if options.channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    mean, w, weight = torch.zeros(2, g, 1), torch.zeros(2, g, g), torch.zeros(channels)
+    passes.moments(x, g)
+    passes.whiten(x, mean, w, weight, weight)
+    passes.reduce(x, x, mean, w, weight)
+    passes.input_gradient(x, x, mean, mean, w, w, weight)
+    newton.newton(w, 5)
+    newton.newton_backward(w, w, w, 5)
+
+
+if __name__ == "__main__":
+    main()
