@@ -44,4 +44,5 @@ setup(
         "Pillow",
         "tqdm",
     ],
+    extras_require={"export": ["onnx", "onnxruntime"]},  # tools/export_model.py --format onnx
 )

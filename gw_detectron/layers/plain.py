@@ -27,7 +27,9 @@ def group_whitening(
     groups = data.unflatten(1, [num_groups, -1]).flatten(2)
     groups = groups - groups.mean(2, keepdim=True)
     eye = torch.eye(num_groups, dtype=data.dtype, device=data.device)
-    sigma = groups @ groups.mT / groups.shape[2] + eps * eye
+    # Not groups.mT, which ONNX lacks, nor groups.shape[2], which its exporter takes for a constant
+    m = x.flatten(1).shape[1] / num_groups
+    sigma = groups @ groups.transpose(1, 2) / m + eps * eye
     w = newton(sigma, iterations) if method == "itn" else zca(sigma, eps)[0]
     if rescaled:
         w = rescale(sigma, w)[0]

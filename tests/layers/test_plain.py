@@ -124,3 +124,25 @@ def test_in_another_memory_format_it_computes_the_same():
     layer = layer.to(memory_format=torch.channels_last)
     actual = layer(x.to(memory_format=torch.channels_last))
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"rescale": True}, {"iterations": 2}, {"affine": False}])
+def test_in_onnx_it_is_standard_operators_and_takes_other_sizes(options):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    layer = layer_of(options)
+    file = io.BytesIO()
+    sizes = {"x": {0: "n", 2: "h", 3: "w"}, "y": {0: "n", 2: "h", 3: "w"}}
+    torch.onnx.export(
+        layer,
+        (torch.randn(2, 32, 5, 6),),
+        file,
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_axes=sizes,
+        opset_version=17,
+        dynamo=False,
+    )
+    assert {node.domain for node in onnx.load_from_string(file.getvalue()).graph.node} == {""}
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    run = lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])  # noqa: E731
+    assert_same(layer, run, [(2, 32, 5, 6), (3, 32, 9, 4), (1, 32, 8, 8)])

@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""A trained detector as TorchScript, ONNX or a torch.export program, checked; see --help."""
+
+import argparse
+import sys
+
+from gw_detectron.engine import add_dataset_argument
+from gw_detectron.errors import ends_with_one_line
+from gw_detectron.export import FORMATS, export
+
+EXAMPLE = """
+formats:
+  torchscript   model.ts: PyTorch and torchvision run it, in Python or C++
+  onnx          model.onnx: ONNX Runtime and others run it; standard operators only
+  torch_export  model.pt2: PyTorch and torchvision run it, or compile it
+
+None of them needs this package or Detectron2 to run, and each takes images of any height and width.
+Into DIR go also metadata.json (classes, what input and outputs are, versions), and report.json and
+report.md: how far the export's detections are from Detectron2's on an image it was not made with,
+of --image, else of DATASETS.TEST where that is here, else a drawn one. More than 0.5 pixels or
+0.001 of a score is status 1.
+
+example:
+  export_model.py --config-file output/mine/config.yaml --format onnx --output output/mine/onnx \\
+    MODEL.WEIGHTS output/mine/model_final.pth
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Exports a trained Faster R-CNN, Mask R-CNN or RetinaNet, and checks it.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--output", required=True, metavar="DIR", help="a folder, new or empty")
+    parser.add_argument("--image", default="", metavar="FILE", help="a picture for the check")
+    add_dataset_argument(parser)
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="overrides of the config, MODEL.WEIGHTS among them",
+    )
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    report = export(args.format, args.output, args.config_file, args.opts, args.dataset, args.image)
+    print(report.text(), end="")
+    comparison = report.comparison
+    if not comparison.agrees:
+        sys.exit(
+            f"export_model.py: error: {report.file} does not detect what Detectron2 detects: "
+            f"{comparison.matched} of {comparison.expected} detections match"
+        )
+
+
+if __name__ == "__main__":
+    with ends_with_one_line():
+        main(argument_parser().parse_args())
