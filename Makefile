@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= $(if $(wildcard $(VENV)/.ready),$(VENV)/bin/python,python3)
 export VENV
 
-.PHONY: help environment demo test test-matrix format clean
+.PHONY: help environment demo docs test test-matrix format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -16,8 +16,11 @@ environment:  ## make .venv with the pinned versions, Detectron2 and this packag
 	@$(PYTHON) tools/make_environment.py $(ENVIRONMENT)
 
 demo: environment  ## train and evaluate a GW detector on drawn shapes (6 minutes on 2 cores)
-	$(VENV)/bin/python tools/train_net.py \
+	$(VENV)/bin/python tools/train_net.py --resume \
 	    --config-file configs/quickstart/mask_rcnn_R_18_FPN_gw.yaml OUTPUT_DIR output/demo
+
+docs: environment  ## renew docs/tour.md: run its commands, put their outputs in (10 minutes on 2 cores)
+	$(VENV)/bin/python tools/make_docs.py docs/tour.md
 
 test: environment  ## check the format, the code and the tests
 	$(VENV)/bin/python -m ruff format --check
