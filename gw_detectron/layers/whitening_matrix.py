@@ -168,7 +168,8 @@ def _eye_like(a: Tensor) -> Tensor:
 
 
 def _trace_or_one(sigma: Tensor) -> Tensor:
-    return _nonzero(sigma.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None])
+    # Not sigma.diagonal(): in ONNX that fixes the number of samples
+    return _nonzero(_inner(sigma, _eye_like(sigma)))
 
 
 def _nonzero(a: Tensor) -> Tensor:
