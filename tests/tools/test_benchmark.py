@@ -25,7 +25,7 @@ def test_layers_prints_the_tables_and_leaves_them_in_the_output(tmp_path, capsys
     printed = capsys.readouterr().out
     written = (tmp_path / "benchmark.md").read_text()
     assert "| geometric mean |" in printed and "| geometric mean |" in written
-    assert "- command: `GW_BACKEND=torch tools/benchmark.py " in written
+    assert "- command: `GW_BACKEND=torch tools/benchmark.py" in written
     assert (tmp_path / "benchmark.png").exists() and (tmp_path / "benchmark.json").exists()
 
 

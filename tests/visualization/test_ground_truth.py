@@ -31,12 +31,12 @@ from .synthetic import (
 @pytest.fixture
 def register(tmp_path):
     """Registers a dataset as Detectron2's users do, unchecked."""
-    with forgotten("mine"):
+    with forgotten("my_truth"):
 
         def call(dataset):
-            _, json_file, images = write_dataset(tmp_path / "mine", dataset)
-            register_coco_instances("mine", {}, json_file, images)
-            return load_ground_truth("mine")
+            _, json_file, images = write_dataset(tmp_path / "my_truth", dataset)
+            register_coco_instances("my_truth", {}, json_file, images)
+            return load_ground_truth("my_truth")
 
         yield call
 
@@ -113,5 +113,5 @@ def test_a_dataset_that_cannot_be_shown_is_one_line(name, message):
 def test_a_test_set_without_annotations_is_one_line(register):
     dataset = content()
     del dataset["annotations"]
-    with pytest.raises(UsageError, match="mine has no ground truth"):
+    with pytest.raises(UsageError, match="my_truth has no ground truth"):
         register(dataset)
