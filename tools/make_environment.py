@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -44,7 +45,8 @@ INPUTS = (
     Path(__file__).resolve(),
 )
 
-DEVELOPMENT_TOOLS = ("hypothesis", "pytest", "ruff")
+# Under each name there is a distribution and a module. Without one of them tests are skipped.
+DEVELOPMENT_TOOLS = ("hypothesis", "onnx", "onnxruntime", "pytest", "ruff")
 
 
 class SetupError(Exception):
@@ -86,13 +88,13 @@ def is_ready(oldest_torch: bool = False) -> bool:
 
 def fingerprint(oldest_torch: bool) -> str:
     """Changes with whatever the environment depends on, its own place and interpreter included."""
-    parts = [str(ROOT), kind_wanted(), str(oldest_torch)]
+    parts = [str(ROOT), kind_wanted(oldest_torch), str(oldest_torch)]
     parts += [path.read_text(encoding="utf-8") for path in INPUTS]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def kind_wanted() -> str:
-    return kind(sys.version_info[:2], shared=shares_detectron2())
+def kind_wanted(oldest_torch: bool = False) -> str:
+    return kind(sys.version_info[:2], shared=shares_detectron2(oldest_torch))
 
 
 def kind_found() -> str | None:
@@ -111,10 +113,15 @@ def kind(version: tuple[int, int], shared: bool) -> str:
     return f"Python {version[0]}.{version[1]}, {'shared' if shared else 'own'} packages"
 
 
-def shares_detectron2() -> bool:
-    """Whether .venv is to see the packages of the interpreter it is made with."""
+def shares_detectron2(oldest_torch: bool = False) -> bool:
+    """
+    Whether .venv is to see the packages of the interpreter it is made with. The oldest PyTorch
+    never goes beside an installed Detectron2, which is compiled for its own.
+    """
     if runs_in_venv():
         return "shared" in (kind_found() or "")
+    if oldest_torch:
+        return False
     spec = importlib.util.find_spec("detectron2")
     return spec is not None and spec.origin is not None
 
@@ -125,8 +132,13 @@ def runs_in_venv() -> bool:
 
 def make_environment(oldest_torch: bool = False) -> None:
     started = time.monotonic()
+    shared = shares_detectron2(oldest_torch)
+    if shared and oldest_torch:
+        raise SetupError(
+            f"{VENV.name} uses an installed Detectron2 with its PyTorch; make another environment "
+            "for the oldest, with PYTHON=python3.x VENV=.venvs/oldest-torch"
+        )
     STAMP.unlink(missing_ok=True)
-    shared = shares_detectron2()
     if not runs_in_venv():
         create_venv(shared)
     if shared:
@@ -141,7 +153,7 @@ def make_environment(oldest_torch: bool = False) -> None:
 def create_venv(shared: bool) -> None:
     say(f"creating {VENV.name} with Python {'.'.join(map(str, sys.version_info[:3]))}")
     options = ["--system-site-packages"] if shared else []
-    if kind_found() != kind_wanted():
+    if kind_found() != kind(sys.version_info[:2], shared):
         options.append("--clear")
     result = subprocess.run([sys.executable, "-m", "venv", *options, str(VENV)])
     if result.returncode != 0:
@@ -190,10 +202,12 @@ def requirements(oldest_torch: bool) -> str:
 
 def install_beside_detectron2() -> None:
     say("installing setuptools, and the development tools where missing")
-    tools = [name for name in DEVELOPMENT_TOOLS if not is_importable(name)]
-    pip_install(*map(pinned, ["setuptools", *tools]))
+    names = ["setuptools", *(name for name in DEVELOPMENT_TOOLS if not is_importable(name))]
+    # PyTorch and Detectron2 are compiled for the NumPy that is there: no tool may bring another
+    numpy = f"numpy=={importlib.metadata.version('numpy')}"
+    pip_install(numpy, *(line for name in names for line in pinned(name)))
     if not is_importable("cv2"):  # Detectron2 draws with it, and leaves installing it to the user
-        pip_install("--no-deps", pinned("opencv-python-headless"))
+        pip_install("--no-deps", *pinned("opencv-python-headless"))
     install_this_package()
 
 
@@ -202,9 +216,10 @@ def install_this_package() -> None:
     pip_install("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
 
 
-def pinned(name: str) -> str:
-    match = re.search(rf"^{name}==\S+", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
-    return match[0]
+def pinned(name: str) -> list[str]:
+    """Its lines of requirements.txt: several where the version depends on Python's."""
+    text = REQUIREMENTS.read_text(encoding="utf-8")
+    return [line.strip() for line in re.findall(rf"^{name}==[^#\n]+", text, re.MULTILINE)]
 
 
 def is_importable(module: str) -> bool:

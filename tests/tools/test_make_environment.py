@@ -1,3 +1,4 @@
+import importlib.metadata
 import re
 import sys
 
@@ -16,7 +17,7 @@ def checkout(tmp_path, monkeypatch):
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("a==1\n")
     monkeypatch.setattr(make_environment, "INPUTS", (requirements,))
-    monkeypatch.setattr(make_environment, "shares_detectron2", lambda: False)
+    monkeypatch.setattr(make_environment, "shares_detectron2", lambda oldest_torch=False: False)
     monkeypatch.setattr(make_environment, "create_venv", lambda shared: None)
     monkeypatch.setattr(make_environment, "install_pinned", lambda oldest_torch: None)
     return tmp_path
@@ -104,6 +105,59 @@ def test_progress_names_big_downloads_and_returns_errors(capsys):
     ]
 
 
-def test_requirements_pin_what_is_installed_beside_a_found_detectron2():
-    for name in (*make_environment.DEVELOPMENT_TOOLS, "opencv-python-headless"):
-        assert make_environment.pinned(name).startswith(f"{name}==")
+def test_development_tools_are_those_that_the_requirements_name():
+    text = make_environment.REQUIREMENTS.read_text()
+    section = re.search(r"^# Development\n(.+?)\n\n", text, re.MULTILINE | re.DOTALL)[1]
+    assert set(make_environment.DEVELOPMENT_TOOLS) == set(re.findall(r"^[\w-]+", section, re.M))
+
+
+def test_pins_keep_their_conditions_and_lose_their_comments():
+    one, other = make_environment.pinned("onnxruntime")
+    assert "; python_version >= " in one and "; python_version < " in other
+    (setuptools,) = make_environment.pinned("setuptools")
+    assert re.fullmatch(r"setuptools==[\d.]+", setuptools)
+
+
+@pytest.fixture
+def installed(checkout, monkeypatch):
+    """What pip is asked for in an environment that sees a Detectron2, with nothing else in it."""
+    commands = []
+    monkeypatch.setattr(
+        make_environment, "shares_detectron2", lambda oldest_torch=False: not oldest_torch
+    )
+    monkeypatch.setattr(make_environment, "is_importable", lambda module: False)
+    monkeypatch.setattr(make_environment, "pip_install", lambda *args: commands.append(args))
+    return commands
+
+
+def test_beside_a_found_detectron2_no_test_lacks_its_tool_and_numpy_stays(installed):
+    assert make_environment.main([]) == 0
+    tools, opencv, ours = installed
+    assert f"numpy=={importlib.metadata.version('numpy')}" in tools
+    for name in ("setuptools", *make_environment.DEVELOPMENT_TOOLS):
+        assert set(make_environment.pinned(name)) <= set(tools)
+    assert not any(line.startswith(("torch", "detectron2")) for line in tools)
+    assert "--no-deps" in opencv and "--no-deps" in ours
+
+
+def test_tools_that_are_there_are_left_as_they_are(installed, monkeypatch):
+    monkeypatch.setattr(make_environment, "is_importable", lambda module: True)
+    assert make_environment.main([]) == 0
+    tools, _ = installed
+    assert [line.partition("==")[0] for line in tools] == ["numpy", "setuptools"]
+
+
+def test_the_oldest_torch_is_not_put_beside_a_found_detectron2(installed, monkeypatch):
+    called = []
+    monkeypatch.setattr(make_environment, "install_pinned", called.append)
+    assert make_environment.main(["--oldest-torch"]) == 0
+    assert called == [True] and installed == []
+
+
+def test_the_oldest_torch_does_not_go_into_a_shared_environment(checkout, monkeypatch, capsys):
+    assert make_environment.main([]) == 0
+    monkeypatch.setattr(make_environment, "shares_detectron2", lambda oldest_torch=False: True)
+    assert make_environment.main(["--oldest-torch"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "VENV=" in err
+    assert (checkout / ".venv" / ".ready").is_file()
