@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Cuts the objects of detection data into a classification set; see --help."""
+
+import argparse
+
+from gw_detectron.data import register_datasets
+from gw_detectron.data.crops import crop_objects
+from gw_detectron.engine import add_dataset_argument
+from gw_detectron.errors import ends_with_one_line
+
+EXAMPLE = """
+The folder is what pretrain_imagenet.py takes as --data: DIR/train/<class>/ and DIR/val/<class>/,
+an image around every object. For a backbone where there is no ImageNet.
+
+example:
+  crop_objects.py --train gw_shapes_train --val gw_shapes_val --output datasets/shapes_crops
+  pretrain_imagenet.py --config-file configs/ImageNet-Classification/R_18_gw.yaml \\
+    --data datasets/shapes_crops SOLVER.IMS_PER_BATCH 64 SOLVER.BASE_LR 0.05 \\
+    PRETRAINING.EPOCHS 10 PRETRAINING.STEPS "(6, 9)" PRETRAINING.SIZE_TRAIN 64 \\
+    PRETRAINING.RESIZE_TEST 64 PRETRAINING.SIZE_TEST 64 OUTPUT_DIR output/R-18-GW
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Cuts the objects of detection data into a classification set, on which "
+        "backbones can be pre-trained.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for split in ("train", "val"):
+        parser.add_argument(
+            f"--{split}",
+            nargs="+",
+            required=True,
+            metavar="NAME",
+            help=f"datasets, of --dataset's or Detectron2's own, for the folder {split}",
+        )
+    add_dataset_argument(parser)
+    parser.add_argument("--output", required=True, metavar="DIR", help="a folder that is made")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    register_datasets(args.dataset)
+    counts = crop_objects({"train": args.train, "val": args.val}, args.output)
+    for split, of_split in counts.items():
+        classes = ", ".join(f"{name} {number}" for name, number in sorted(of_split.items()))
+        print(f"{split}: {sum(of_split.values())} images: {classes}")
+    print(f"The classification set is in {args.output}")
+
+
+if __name__ == "__main__":
+    with ends_with_one_line():
+        main(argument_parser().parse_args())
