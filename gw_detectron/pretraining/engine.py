@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
@@ -16,6 +16,9 @@ from torch import nn
 
 from ..checkpoint import require_weights
 from ..config import merge_into
+from ..engine.failures import explained
+from ..engine.launch import checked_by_main_process
+from ..engine.output_dir import claim, require_room, set_up
 from ..errors import UsageError
 from . import data
 from .config import add_pretraining_config, check_config, with_schedule
@@ -111,7 +114,8 @@ def main(args: argparse.Namespace) -> OrderedDict:
         OrderedDict: "classification" -> "top1", "top5" -> percent, of the last evaluation.
     """
     cfg = load_config(args)
-    default_setup(cfg, args)
+    checked_by_main_process(claim, cfg, args.resume, args.eval_only)
+    set_up(cfg, args)
     if cfg.MODEL.DEVICE == "cpu":
         logger.info("Running on the CPU.")
     results = evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
@@ -133,12 +137,19 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> OrderedDict:
 
 
 def train(cfg: CfgNode, resume: bool = False) -> OrderedDict:
-    """Trains from MODEL.WEIGHTS or from scratch, or with resume from the last checkpoint."""
+    """
+    Trains from MODEL.WEIGHTS or from scratch, or with resume from the last checkpoint.
+
+    Raises:
+        UsageError: training diverged, or the disk has no room.
+    """
     num_images = data.count_train_images(cfg)
     trainer = Trainer(with_schedule(cfg, num_images))
     trainer.resume_or_load(resume=resume)
+    checked_by_main_process(require_room, trainer)
     logger.info(_describe(trainer.cfg, num_images))
-    trainer.train()
+    with explained(trainer):
+        trainer.train()
     if comm.is_main_process():
         model = getattr(trainer.model, "module", trainer.model)
         save_results(cfg, trainer.ema.model if trainer.ema else model, averaged=bool(trainer.ema))

@@ -1,11 +1,12 @@
-"""Detectron2's DefaultTrainer for image classification."""
+"""The detectors' Trainer, for image classification."""
 
 from collections import OrderedDict
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import HookBase, hooks
 from torch.utils.data import DataLoader
 
+from .. import engine
 from . import data
 from .batch_statistics import ShareBatchStatistics
 from .ema import EMA
@@ -14,9 +15,9 @@ from .evaluation import TopKEvaluator
 CHECKPOINTS_KEPT = 2  # beside model_final.pth; an epoch's checkpoint of a large model is 1 GB
 
 
-class Trainer(DefaultTrainer):
+class Trainer(engine.Trainer):
     """
-    DefaultTrainer on a folder of images, evaluated by top-1 and top-5.
+    The detectors' Trainer on a folder of images, evaluated by top-1 and top-5.
 
     Attributes:
         ema: the :class:`EMA` hook, or None.

@@ -1,15 +1,15 @@
 """A classifier's weights: out of its checkpoint, and into a file that detectors start from."""
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from ..checkpoint import WeightsCheckpointer
 from ..errors import UsageError
 
 
-class ClassifierCheckpointer(DetectionCheckpointer):
-    """DetectionCheckpointer that takes the whole classifier or nothing."""
+class ClassifierCheckpointer(WeightsCheckpointer):
+    """WeightsCheckpointer that takes the whole classifier or nothing."""
 
     def _load_model(self, checkpoint: dict):
         incompatible = super()._load_model(checkpoint)

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from gw_detectron.errors import UsageError
 from gw_detectron.pretraining import engine
 from gw_detectron.pretraining.trainer import Trainer
 
@@ -72,8 +74,9 @@ def test_evaluation_alone_gives_the_same_numbers(data, trained, norm):
     assert engine.main(resumed) == results
 
 
-def test_an_interrupted_run_goes_on_where_it_was_saved(data, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_an_unbroken_one(data, tmp_path, monkeypatch):
     opts = ["PRETRAINING.CHECKPOINT_EPOCHS", 1]
+    engine.main(arguments(data, tmp_path / "unbroken", opts=opts))
     run_step = Trainer.run_step
 
     def stop_at_5(self):
@@ -92,7 +95,10 @@ def test_an_interrupted_run_goes_on_where_it_was_saved(data, tmp_path, monkeypat
     )
     engine.main(arguments(data, tmp_path, "--resume", opts=opts))
     assert iterations == [3, 4, 5]
-    assert (tmp_path / "backbone.pth").exists()
+    resumed, unbroken = (
+        torch.load(folder / "backbone.pth")["model"] for folder in (tmp_path, tmp_path / "unbroken")
+    )
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
     # a finished run has nothing left to train, and says its result again
     assert engine.main(arguments(data, tmp_path, "--resume", opts=opts))["classification"]
     assert iterations == [3, 4, 5]
@@ -211,3 +217,25 @@ def test_precise_statistics_are_those_of_the_training_images(data, tmp_path):
         variance = values.var(dim=(0, 2, 3))
         errors.append(((norm.running_var - variance).norm() / variance.norm()).item())
     assert errors[1] < 0.25 < errors[0]
+
+
+def test_another_run_in_the_folder_is_left_alone(data, trained):
+    output, _ = trained("gw")
+    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    with pytest.raises(UsageError, match="holds a run: add --resume"):
+        engine.main(arguments(data, output, opts=NORMS["gw"]))
+    assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("option", ["--eval-only", "--num-gpus=1"])
+def test_weights_that_would_run_code_are_not_read(data, tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": {"weight": torch.zeros(1)}, "more": RunsCode()}, "hostile.pth")
+    with pytest.raises(UsageError, match="hostile.pth .*code"):
+        engine.main(arguments(data, "out", option, opts=["MODEL.WEIGHTS", "hostile.pth"]))
+    assert not os.path.exists("ran")
