@@ -14,6 +14,17 @@ class UsageError(ValueError):
     tool can print it alone, without a traceback.
     """
 
+    def __init__(self, message: str):
+        # Another process, of a data loader say, tells its error by a traceback, whose end this is
+        _, _, message = message.rpartition(f"{__name__}.UsageError: ")
+        super().__init__(" ".join(map(str.strip, message.splitlines())))
+
+
+def one_line(error: BaseException) -> str:
+    """What an error that is not a UsageError says: its kind and its message."""
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return " ".join(f"{type(error).__name__}: {message}".split()).removesuffix(":")
+
 
 @contextmanager
 def ends_with_one_line() -> Iterator[None]:

@@ -47,9 +47,8 @@ def run(
             args=(args,),
         )
     except ProcessRaisedException as error:  # a process of launch's tells by its traceback only
-        _, mistake, line = str(error).rpartition(f"{UsageError.__module__}.UsageError: ")
-        if mistake:
-            raise UsageError(line.strip()) from error
+        if f"{UsageError.__module__}.UsageError: " in str(error):
+            raise UsageError(str(error)) from error
         if "EADDRINUSE" in str(error):
             raise UsageError(
                 f"--dist-url {args.dist_url}: the port is in use, by another run perhaps; choose "
@@ -60,6 +59,13 @@ def run(
 
 def _check(args: argparse.Namespace) -> None:
     gpus = torch.cuda.device_count()
+    if args.num_gpus < 1:
+        raise UsageError(
+            f"--num-gpus {args.num_gpus}: it is the number of processes, at least 1; without GPUs "
+            "they run on the CPU, and with MODEL.DEVICE cpu everywhere"
+        )
+    if args.num_machines < 1:
+        raise UsageError(f"--num-machines {args.num_machines}: it must be at least 1")
     if gpus and args.num_gpus > gpus:
         raise UsageError(f"--num-gpus {args.num_gpus}: this machine has {gpus} GPUs")
     if not 0 <= args.machine_rank < args.num_machines:
