@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
@@ -30,23 +32,37 @@ _CONVOLUTION = re.compile(r"\b(?:stem|res[2-5]\.\d+)\.(?:conv\d|shortcut)\.weigh
 class WeightsCheckpointer(DetectionCheckpointer):
     """
     DetectionCheckpointer that never runs code which a file brings along, and doesn't go on with
-    weights of which only a part fits the backbone: Detectron2 would train the rest from scratch.
+    weights of which nothing fits the model, or only a part the backbone: Detectron2 would train
+    the rest from scratch.
 
-    load raises :class:`UsageError` on both, and on a file that is cut short or damaged.
+    load raises :class:`UsageError` on all of these, and on a file that cannot be had, that is cut
+    short or damaged, or that holds no weights.
     """
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return super().load(path, *args, **kwargs)
+        except OSError as error:  # URLError among them
+            reason = getattr(error, "reason", None) or error.strerror or error
+            raise UsageError(f"the weights {path} can't be had: {reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         self._file = filename
         if filename.endswith(".pkl"):
             _require_arrays(filename)
         elif filename.endswith(".pyth"):
-            load_values(filename)
-        return super()._load_file(filename)
+            content = load_values(filename)
+            if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
+                raise UsageError(f'{filename} has no "model_state", as pycls\'s .pyth files have')
+        checkpoint = super()._load_file(filename)
+        _require_weights(checkpoint["model"], filename)
+        return checkpoint
 
     def _torch_load(self, filename: str) -> Any:
         return load_values(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self._first_name = next(iter(checkpoint["model"]))
         theirs, ours = (_blocks(names) for names in (checkpoint["model"], self.model.state_dict()))
         for stage in sorted(theirs.keys() & ours.keys()):
             if theirs[stage] != ours[stage]:
@@ -57,9 +73,17 @@ class WeightsCheckpointer(DetectionCheckpointer):
         return super()._load_model(checkpoint)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        convolutions = set(filter(_CONVOLUTION.search, self.model.state_dict()))
+        names = self.model.state_dict().keys()
         shapes = {name: (theirs, ours) for name, theirs, ours in incompatible.incorrect_shapes}
-        unfit = sorted(convolutions & {*incompatible.missing_keys, *shapes})
+        absent = {*incompatible.missing_keys, *shapes}
+        parameters = [name for name, _ in self.model.named_parameters()]
+        if parameters and absent.issuperset(parameters):
+            raise UsageError(
+                f"{self._file} has nothing of this model: its {self._first_name} is not there or "
+                f"of another shape, and so for all; the model's names are like {parameters[0]}"
+            )
+        convolutions = set(filter(_CONVOLUTION.search, names))
+        unfit = sorted(convolutions & absent)
         if unfit and len(unfit) < len(convolutions):
             theirs, ours = shapes.get(unfit[0], ("not there", tuple(self._shape(unfit[0]))))
             raise UsageError(
@@ -78,6 +102,19 @@ def _blocks(names: Iterable[str]) -> dict[int, int]:
     matches = filter(None, map(_BLOCK.search, names))
     blocks = {(int(m[1] or int(m[2]) + 1), int(m[3])) for m in matches}
     return Counter(stage for stage, _ in blocks)
+
+
+def _require_weights(content: Any, path: str) -> None:
+    """Raises UsageError where it is no dict of named tensors or arrays."""
+    if not isinstance(content, dict) or not content:
+        kind = "nothing" if content == {} else type(content).__name__
+        raise UsageError(f"{path} holds {kind} where weights by name are expected")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, (torch.Tensor, np.ndarray)):
+            raise UsageError(
+                f"{path} holds a {type(value).__name__} named {name!r}, where weights by name are "
+                'expected: tensors, or a dict of them under "model"'
+            )
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -89,8 +89,23 @@ def require_weights(cfg: CfgNode, resume: bool = False) -> None:
     path = urlparse(cfg.MODEL.WEIGHTS)._replace(query="").geturl()  # as Detectron2 reads it
     if path.startswith(PREFIX):
         find_weights(path)
-    elif path and "://" not in path and not Path(path).is_file():
+    elif "://" in path:
+        require_scheme("MODEL.WEIGHTS", path)
+    elif path and not Path(path).is_file():
         raise UsageError(f"MODEL.WEIGHTS {path}: there is no such file, seen from {os.getcwd()}")
+
+
+def require_scheme(key: str, path: str) -> None:
+    """
+    Raises:
+        UsageError: Detectron2's PathManager has nothing for what precedes the path's "://".
+    """
+    prefixes = [prefix for prefix in PathManager._path_handlers if prefix.endswith("://")]
+    if not path.startswith(tuple(prefixes)):
+        raise UsageError(
+            f"{key} {path}: nothing here reads or writes {path.partition('://')[0]}://, only "
+            + ", ".join(prefixes)
+        )
 
 
 def _locate(path: str) -> Path:
