@@ -2,8 +2,10 @@
 
 import difflib
 import json
+import logging
 import math
 import os
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +13,35 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.file_io import PathManager
 
 from ..errors import UsageError
 
-__all__ = ["CocoDataset", "adapt_config", "register_datasets", "require_registered"]
+__all__ = [
+    "CocoDataset",
+    "adapt_config",
+    "register_datasets",
+    "require_files",
+    "require_registered",
+]
+
+logger = logging.getLogger("detectron2.gw")
+
+# So many of the boxes may enclose nothing of their image: COCO's own files have one or two such.
+# Detectron2 leaves them out. More are a mistake in how the file was made
+_MAX_SHARE_OF_EMPTY_BOXES = 0.01
+
+# What Detectron2's metadata calls the files and folders of a dataset
+_FILES = (
+    "json_file",
+    "image_root",
+    "image_dir",
+    "gt_dir",
+    "dirname",
+    "panoptic_json",
+    "panoptic_root",
+    "sem_seg_root",
+)
 
 
 @dataclass(frozen=True)
@@ -108,8 +135,9 @@ def _read_dataset(name: str, json_file: str, image_dir: str) -> CocoDataset:
     content = _read_json(json_file)
     _check_lists(content, json_file)
     categories = _check_categories(content["categories"], json_file)
-    image_ids = _check_images(content["images"], json_file)
-    lacks = _check_annotations(content["annotations"], image_ids, set(categories), json_file)
+    images = _check_images(content["images"], json_file)
+    lacks = _check_annotations(content["annotations"], images, set(categories), json_file)
+    _check_boxes(content["annotations"], images, json_file)
     _check_image_files([image["file_name"] for image in content["images"]], image_dir, json_file)
     classes = tuple(categories[id] for id in sorted(categories))
     return CocoDataset(name, json_file, image_dir, classes, lacks)
@@ -128,9 +156,12 @@ def _read_json(path: str) -> Any:
         ) from e
     except OSError as e:
         raise UsageError(f"Cannot read the annotation file {path}: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         reason = " ".join(str(e).split())
         raise UsageError(f"{path} is not a JSON file in UTF-8: {reason}") from e
+    except MemoryError as e:
+        size = os.path.getsize(path) / 1e9
+        raise UsageError(f"{path}, of {size:.1f} GB, does not fit into the memory") from e
 
 
 def _check_lists(content: Any, path: str) -> None:
@@ -153,29 +184,45 @@ def _check_categories(categories: list[Any], path: str) -> dict[int, str]:
         if category["id"] in names:
             raise UsageError(f'{path}: two of its "categories" have the id {category["id"]!r}')
         names[category["id"]] = str(category["name"])
+    _require_one_kind(names, "categories", path)
     return names
 
 
-def _check_images(images: list[Any], path: str) -> set[int]:
-    ids: set[int] = set()
+def _check_images(images: list[Any], path: str) -> dict[int, tuple[float, float]]:
+    """Returns width and height by id."""
+    sizes: dict[int, tuple[float, float]] = {}
     for position, image in enumerate(images):
         _require_keys(image, ("id", "file_name", "height", "width"), "images", position, path)
-        if image["id"] in ids:
+        if image["id"] in sizes:
             raise UsageError(f'{path}: two of its "images" have the id {image["id"]!r}')
         if not isinstance(image["file_name"], str):
             raise UsageError(f'{path}: the "file_name" of image {image["id"]!r} is not a text')
         for key in ("height", "width"):
             if not _is_number(image[key]) or image[key] <= 0:
                 raise UsageError(
-                    f'{path}: the "{key}" of image {image["id"]!r} is {image[key]!r}, '
+                    f'{path}: the "{key}" of image {image["id"]!r} is {_show(image[key])}, '
                     "not a number of pixels"
                 )
-        ids.add(image["id"])
-    return ids
+        sizes[image["id"]] = (image["width"], image["height"])
+    _require_one_kind(sizes, "images", path)
+    return sizes
+
+
+def _require_one_kind(ids: Iterable[int | str], list_name: str, path: str) -> None:
+    """Detectron2 sorts by them."""
+    first = {isinstance(id, str): id for id in ids}
+    if len(first) > 1:
+        raise UsageError(
+            f'{path}: the ids of its "{list_name}" are numbers and texts mixed, '
+            f"{first[False]!r} and {first[True]!r}"
+        )
 
 
 def _check_annotations(
-    annotations: list[Any], image_ids: set[int], category_ids: set[int], path: str
+    annotations: list[Any],
+    images: dict[int, tuple[float, float]],
+    category_ids: set[int],
+    path: str,
 ) -> dict[str, Any]:
     """Returns what `CocoDataset.lacks` describes."""
     ids: set[int] = set()
@@ -188,22 +235,60 @@ def _check_annotations(
             raise UsageError(f'{path}: two of its "annotations" have the id {id!r}')
         ids.add(id)
         for key, known, where in (
-            ("image_id", image_ids, "images"),
+            ("image_id", images, "images"),
             ("category_id", category_ids, "categories"),
         ):
             if annotation[key] not in known:
                 raise UsageError(
-                    f"{path}: annotation {id!r} has the {key} {annotation[key]!r}, "
+                    f"{path}: annotation {id!r} has the {key} {_show(annotation[key])}, "
                     f'which is not in its "{where}"'
                 )
         if not _is_box(annotation["bbox"]):
             raise UsageError(
-                f"{path}: the bbox of annotation {id!r} is {annotation['bbox']!r}, "
+                f"{path}: the bbox of annotation {id!r} is {_show(annotation['bbox'])}, "
                 "not 4 finite numbers [x, y, width, height]"
+            )
+        if annotation.get("ignore"):
+            raise UsageError(
+                f'{path}: annotation {id!r} has "ignore", which Detectron2 does not know; for a '
+                'region to be left out of the training, "iscrowd": 1 does the same'
+            )
+        if not _is_mask(annotation.get("segmentation"), images[annotation["image_id"]]):
+            raise UsageError(
+                f"{path}: the segmentation of annotation {id!r} is "
+                f"{_show(annotation['segmentation'])}, neither a list of polygons "
+                "[x, y, x, y, ...] nor a run-length encoding of the image's size"
             )
         for missing in _what_it_lacks(annotation):
             lacks.setdefault(missing, id)
     return lacks
+
+
+def _check_boxes(annotations: list[Any], images: dict[int, tuple[float, float]], path: str) -> None:
+    """A few that enclose nothing are told in a warning."""
+    empty = []
+    for annotation in annotations:
+        x, y, w, h = annotation["bbox"]
+        if w < 0 or h < 0:
+            raise UsageError(
+                f"{path}: the bbox of annotation {annotation['id']!r} is {annotation['bbox']}, of "
+                "negative size; it should read [x, y, width, height]"
+            )
+        width, height = images[annotation["image_id"]]
+        if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+            empty.append(annotation)
+    if not empty:
+        return
+    first = empty[0]
+    width, height = images[first["image_id"]]
+    message = (
+        f"{path}: {len(empty)} of its {len(annotations)} boxes have no area in their image, first "
+        f"that of annotation {first['id']!r}, [x, y, width, height] = {first['bbox']} in "
+        f"{width} x {height} pixels"
+    )
+    if len(empty) > _MAX_SHARE_OF_EMPTY_BOXES * len(annotations):
+        raise UsageError(f"{message}: correct or remove them")
+    logger.warning(f"{message}: they are left out of the training")
 
 
 def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
@@ -228,19 +313,43 @@ def _require_keys(
             raise UsageError(
                 f'{path} is not in COCO format: entry {position} of "{list_name}" has no "{key}"'
             )
-        if key.endswith("id") and not isinstance(record[key], (int, str)):
+        if key.endswith("id") and type(record[key]) not in (int, str):
             raise UsageError(
-                f'{path}: the "{key}" of entry {position} of "{list_name}" is {record[key]!r}, '
-                "not a number"
+                f'{path}: the "{key}" of entry {position} of "{list_name}" is '
+                f"{_show(record[key])}, not a whole number"
             )
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return _are_numbers([value])
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    try:
+        return {int, float}.issuperset(map(type, values)) and math.isfinite(sum(values))
+    except OverflowError:  # of a whole number beyond all floats
+        return False
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 4 and _are_numbers(value)
+
+
+def _is_mask(value: Any, image_size: tuple[float, float]) -> bool:
+    """Or what counts as none; polygons of fewer than three points do."""
+    if isinstance(value, dict):
+        width, height = image_size
+        return value.get("size") == [height, width] and isinstance(value.get("counts"), (list, str))
+    if not value:
+        return value is None or value == []
+    return isinstance(value, list) and all(
+        isinstance(polygon, list) and _are_numbers(polygon) for polygon in value
+    )
+
+
+def _show(value: Any) -> str:
+    """However long it may be."""
+    return reprlib.repr(value)
 
 
 def _check_image_files(file_names: list[str], image_dir: str, json_file: str) -> None:
@@ -321,6 +430,18 @@ def require_registered(name: str) -> None:
     )
 
 
+def require_files(name: str) -> None:
+    """Raises UsageError where the files of a dataset that Detectron2 knows are not there."""
+    metadata = MetadataCatalog.get(name).as_dict()
+    for key in _FILES:
+        path = metadata.get(key)
+        if path is not None and not PathManager.exists(path):
+            raise UsageError(
+                f"The dataset {name} is not here: there is no {path} "
+                "(DETECTRON2_DATASETS names the folder of Detectron2's own datasets)"
+            )
+
+
 def _require_in_use(name: str, cfg: CfgNode) -> None:
     if name not in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         raise UsageError(
@@ -333,7 +454,7 @@ def _stated_keys(config_file: str, opts: Sequence[str]) -> set[str]:
     """The full names of the keys in a config file, the files it inherits from, and overrides."""
     keys = set(opts[0::2])
     if config_file:
-        pending = [("", CfgNode.load_yaml_with_base(config_file))]
+        pending = [("", CfgNode.load_yaml_with_base(config_file, allow_unsafe=True))]
         while pending:
             prefix, node = pending.pop()
             for key, value in node.items():

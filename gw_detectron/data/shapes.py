@@ -94,6 +94,10 @@ class _ShapesMetadata(Metadata):
     """
 
     @property
+    def image_root(self) -> str:
+        return self.shapes_files.image_root(self.shapes_split)
+
+    @property
     def json_file(self) -> str:
         self.shapes_files.ensure_drawn()
         return self.shapes_files.json_file(self.shapes_split)
@@ -112,7 +116,6 @@ def _register_split(name: str, files: _ShapesFiles, split: str) -> None:
     metadata.set(
         shapes_files=files,
         shapes_split=split,
-        image_root=files.image_root(split),
         evaluator_type="coco",
         thing_classes=list(CLASSES),
     )

@@ -9,16 +9,16 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.utils import comm
 
 from ..analysis.limit_warning import warn_over_limit
 from ..checkpoint import WeightsCheckpointer, require_weights
 from ..config import merge_into
-from ..data.coco import adapt_config, register_datasets
+from ..data.coco import adapt_config, register_datasets, require_files
 from ..errors import UsageError
 from ..results.detections import save_detection_sheet
-from .failures import explained
+from .check import check_config
+from .failures import building, explained
 from .launch import checked_by_main_process
 from .output_dir import claim, require_room, set_up
 from .trainer import Trainer
@@ -59,11 +59,13 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     """
     cfg = get_cfg()
     merge_into(cfg, args.config_file, args.opts)
+    check_config(cfg, args.eval_only)
+    _choose_device(cfg, args)
     datasets = register_datasets(args.dataset)
     adapt_config(cfg, datasets, args.config_file, args.opts, args.eval_only)
     require_weights(cfg, args.resume)
-    _choose_device(cfg, args)
-    _check_augmentation(cfg)
+    for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+        require_files(name)
     cfg.freeze()
     return cfg
 
@@ -93,16 +95,6 @@ def _choose_device(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg.MODEL.DEVICE = "cpu"
 
 
-def _check_augmentation(cfg: CfgNode) -> None:
-    name = cfg.MODEL.META_ARCHITECTURE
-    if not cfg.TEST.AUG.ENABLED or name not in META_ARCH_REGISTRY:
-        return
-    if not issubclass(META_ARCH_REGISTRY.get(name), GeneralizedRCNN):
-        raise UsageError(
-            f"TEST.AUG.ENABLED: Detectron2's test-time augmentation is for R-CNNs, not for {name}"
-        )
-
-
 def main(args: argparse.Namespace) -> OrderedDict:
     """
     Trains, or with args.eval_only evaluates, and leaves in OUTPUT_DIR the weights, metrics.json,
@@ -115,7 +107,7 @@ def main(args: argparse.Namespace) -> OrderedDict:
         OrderedDict: task ("bbox", "segm") -> metric -> value, of the last evaluation.
     """
     cfg = load_config(args)
-    checked_by_main_process(claim, cfg, args.resume, args.eval_only)
+    checked_by_main_process(claim, cfg, args.resume, args.eval_only, args.config_file)
     set_up(cfg, args)
     if args.eval_only:
         results, model = evaluate(cfg, args.resume)
@@ -128,7 +120,8 @@ def main(args: argparse.Namespace) -> OrderedDict:
 
 def evaluate(cfg: CfgNode, resume: bool = False) -> tuple[OrderedDict, torch.nn.Module]:
     """Evaluates MODEL.WEIGHTS, or with resume the last checkpoint in OUTPUT_DIR."""
-    model = Trainer.build_model(cfg)
+    with building("the model"):
+        model = Trainer.build_model(cfg)
     checkpointer = WeightsCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise UsageError(

@@ -1,15 +1,17 @@
-"""Ends of training that are no fault of the program, each told in one line."""
+"""Ends of a run that are no fault of the program, each told in one line."""
 
 import contextlib
 import errno
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from detectron2.engine import DefaultTrainer
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
+
+logger = logging.getLogger("detectron2.gw")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -26,20 +28,49 @@ def explained(trainer: DefaultTrainer) -> Iterator[None]:
     def is_unexplained(record: logging.LogRecord) -> bool:
         return not (record.exc_info and _explain(record.exc_info[1], trainer))
 
+    with _on_console(is_unexplained):
+        try:
+            yield
+        except Exception as error:
+            line = _explain(error, trainer)
+            if line is None:
+                raise
+            raise UsageError(line) from error
+
+
+@contextlib.contextmanager
+def building(what: str) -> Iterator[None]:
+    """
+    Around what makes `what` of a config, with values that Detectron2 alone can judge. The traceback
+    is in log.txt, not on the console.
+
+    Raises:
+        UsageError: it can't be made.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # of whatever the config's values have made impossible
+        with _on_console(lambda record: False):
+            logger.exception(f"{what} can't be built:")
+        raise UsageError(
+            f"{what} can't be built from this config: {one_line(error)}; the traceback is in "
+            "log.txt of OUTPUT_DIR"
+        ) from error
+
+
+@contextlib.contextmanager
+def _on_console(is_shown: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
     handlers = logging.getLogger("detectron2").handlers
     consoles = [h for h in handlers if getattr(h, "stream", None) is sys.stdout]
     for console in consoles:
-        console.addFilter(is_unexplained)
+        console.addFilter(is_shown)
     try:
         yield
-    except Exception as error:
-        line = _explain(error, trainer)
-        if line is None:
-            raise
-        raise UsageError(line) from error
     finally:
         for console in consoles:
-            console.removeFilter(is_unexplained)
+            console.removeFilter(is_shown)
 
 
 def _explain(error: BaseException | None, trainer: DefaultTrainer) -> str | None:

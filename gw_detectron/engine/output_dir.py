@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.utils import comm
 
+from ..checkpoint.weights import require_scheme
 from ..errors import UsageError
 from ..results.experiment import differences
 from ..results.runs import flatten
@@ -26,9 +27,12 @@ _PROBE = bytes(2**20)
 _NUM_CHECKPOINTS_TO_START = 3
 
 
-def claim(cfg: CfgNode, resume: bool, eval_only: bool) -> None:
+def claim(cfg: CfgNode, resume: bool, eval_only: bool, config_file: str = "") -> None:
     """
     Makes OUTPUT_DIR, and before training removes what a run that was killed left half written.
+
+    Args:
+        config_file: what cfg was read from; it is not overwritten by the whole cfg.
 
     Raises:
         UsageError: it can't be written to; it holds a run, which training is not to resume; it
@@ -37,7 +41,9 @@ def claim(cfg: CfgNode, resume: bool, eval_only: bool) -> None:
     """
     folder = cfg.OUTPUT_DIR
     if "://" in folder:
-        return
+        return require_scheme("OUTPUT_DIR", folder)
+    if not folder:
+        raise UsageError("OUTPUT_DIR is empty: name the folder of the run, or . for this one")
     if holds_run(folder):
         _require_same_run(cfg, eval_only)
         if not (eval_only or resume):
@@ -47,6 +53,8 @@ def claim(cfg: CfgNode, resume: bool, eval_only: bool) -> None:
             )
         if resume:
             _require_last_checkpoint(folder)
+    elif config_file:
+        _require_other_file(config_file, cfg)
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -58,19 +66,37 @@ def claim(cfg: CfgNode, resume: bool, eval_only: bool) -> None:
 
 
 def holds_run(folder: str) -> bool:
-    """Whether there is what another run would mix with: a checkpoint or metrics."""
-    metrics = os.path.join(folder, "metrics.json")
-    return os.path.isfile(os.path.join(folder, "last_checkpoint")) or (
-        os.path.isfile(metrics) and os.path.getsize(metrics) > 0
+    """Whether there is what another run would mix with: a checkpoint, a model or metrics."""
+    metrics = Path(folder, "metrics.json")
+    return (
+        Path(folder, "last_checkpoint").is_file()
+        or any(Path(folder).glob("model_*.pth"))
+        or (metrics.is_file() and metrics.stat().st_size > 0)
     )
 
 
 def _require_last_checkpoint(folder: str) -> None:
     path = Path(folder, "last_checkpoint")
-    if path.is_file() and not Path(folder, path.read_text().strip()).is_file():
+    if not path.is_file():
+        return
+    name = path.read_text(errors="replace").strip()
+    if not Path(folder, name).is_file():
         raise UsageError(
-            f"{path} names {path.read_text().strip()}, which is not there: write the name of "
+            f"{path} names {name}, which is not there: write the name of "
             "another checkpoint into it, or remove it to begin anew"
+        )
+
+
+def _require_other_file(config_file: str, cfg: CfgNode) -> None:
+    """Lets pass what a run that never began has left, which has every key."""
+    path = Path(cfg.OUTPUT_DIR, "config.yaml")
+    if not path.is_file() or not os.path.exists(config_file) or not path.samefile(config_file):
+        return
+    written = CfgNode.load_yaml_with_base(config_file, allow_unsafe=True)
+    if not written.keys() >= cfg.keys():
+        raise UsageError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR}: a run keeps its whole config there as config.yaml, and "
+            f"would overwrite --config-file {config_file}: rename it, or choose another OUTPUT_DIR"
         )
 
 

@@ -4,9 +4,15 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -21,8 +27,10 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..analysis.diagnostics_hook import NormDiagnosticsHook
+from ..data.images import ImageMapper
 from .checkpointer import Checkpointer
 from .evaluators import build_evaluator
+from .failures import building
 from .mixed_precision import CPUAMPTrainer
 from .resumption import ORDER, STEP, make_resumable, random_numbers_of, seed_of
 
@@ -42,9 +50,14 @@ class Trainer(DefaultTrainer):
         # processes without GPUs, the loop for AMP on the CPU, and the checkpointer
         TrainerBase.__init__(self)
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        loader = self._build_resumable_loader()
+        with building("the model"):
+            model = self.build_model(cfg)
+        with building("the optimizer"):
+            optimizer = self.build_optimizer(cfg, model)
+        with building("the learning rate's schedule"):
+            self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        with building("what loads the training images"):
+            loader = self._build_resumable_loader()
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         device_ids = {} if on_gpu else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
@@ -52,7 +65,6 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loop = AMPTrainer if on_gpu else CPUAMPTrainer
         self._trainer = loop(model, loader, optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -65,6 +77,15 @@ class Trainer(DefaultTrainer):
             loader = self.build_train_loader(self.cfg)
         self._image_order = make_resumable(loader, self.cfg.SEED)
         return loader
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
+        return build_detection_train_loader(cfg, mapper=ImageMapper(DatasetMapper(cfg, True)))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        mapper = ImageMapper(DatasetMapper(cfg, False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)

@@ -11,7 +11,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from gw_detectron.data import adapt_config, register_datasets
+from gw_detectron.data import adapt_config, coco, register_datasets
 from gw_detectron.errors import UsageError
 
 
@@ -149,14 +149,15 @@ def _with(list_name, key, value):
         (_with("images", "width", "30"), ["width", "image 8", "'30'"]),
         (_with("images", "height", 0), ["height", "image 8", "is 0"]),
         (_with("categories", "id", 9), ['two of its "categories" have the id 9']),
-        (_with("annotations", "id", 1), ['two of its "annotations" have the id 1']),
-        (_with("annotations", "image_id", 99), ["annotation 2", "image_id 99", '"images"']),
-        (_with("annotations", "category_id", 5), ["annotation 2", "category_id 5"]),
         (_with("annotations", "bbox", []), ["annotation 2", "[]", "4 finite numbers"]),
         (_with("annotations", "bbox", [1, 2, 3]), ["annotation 2", "[1, 2, 3]"]),
         (_with("annotations", "bbox", [1, 2, 3, "4"]), ["annotation 2", "'4'"]),
         (_with("annotations", "bbox", [1, 2, float("nan"), 4]), ["annotation 2", "nan"]),
         (_with("annotations", "bbox", None), ["annotation 2", "None"]),
+        (_with("annotations", "bbox", [1, 2, 3, 10**400]), ["annotation 2", "4 finite numbers"]),
+        (_with("annotations", "bbox", [1, 2, -3, 4]), ["annotation 2", "negative size"]),
+        (_with("annotations", "segmentation", [[1, 2, None]]), ["annotation 2", "polygons"]),
+        (_with("annotations", "segmentation", {"size": [1, 1]}), ["annotation 2", "run-length"]),
     ],
 )
 def test_data_that_is_not_coco_is_one_line_that_names_file_and_place(write, change, fragments):
@@ -172,10 +173,8 @@ def test_data_that_is_not_coco_is_one_line_that_names_file_and_place(write, chan
 @pytest.mark.parametrize(
     "text, fragment",
     [
-        ("", "not a JSON file"),
         ('{"images": [', "not a JSON file"),
         ("id,name\n1,cat", "not a JSON file"),
-        ("[1, 2]", "it holds a list"),
         ("null", "it holds a NoneType"),
     ],
 )
@@ -196,6 +195,28 @@ def test_missing_files_are_one_line(write, tmp_path):
     assert message == f"There is no annotation file {json_file}x"
     message = _message(register_datasets, [(name, json_file, f"{images}x")])
     assert f"no image directory {images}x" in message
+
+
+@pytest.mark.parametrize("box", [[40, 2, 8, 6], [-9, 2, 8, 6], [2, 3, 0, 6], [2, 20, 8, 6]])
+def test_a_few_boxes_without_area_in_their_image_are_told(write, box, monkeypatch, caplog):
+    monkeypatch.setattr(coco.logger, "propagate", True)
+    content = _content()
+    good = content["annotations"][0]
+    content["annotations"] += [good | {"id": id} for id in range(10, 110)]
+    content["annotations"].append(good | {"id": 110, "bbox": box})
+    entry = write(content)
+    register_datasets([entry])
+    (line,) = caplog.messages
+    assert "1 of its 104 boxes have no area in their image, first that of annotation 110, " in line
+    content["annotations"] += [good | {"id": id, "bbox": box} for id in (111, 112)]
+    assert "3 of its 106 boxes" in _message(register_datasets, [write(content)])
+
+
+def test_boxes_that_reach_beyond_their_image_are_cut_off_without_a_word(write, caplog):
+    content = _content()
+    content["annotations"][0]["bbox"] = [-3, -4, 50, 50]
+    register_datasets([write(content)])
+    assert not caplog.messages
 
 
 def test_swapped_arguments_tell_the_order(write):

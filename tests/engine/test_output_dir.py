@@ -1,17 +1,13 @@
 import os
 from collections import namedtuple
-from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import get_cfg
 
-from gw_detectron import engine
 from gw_detectron.engine import output_dir
 from gw_detectron.engine.output_dir import claim, require_room
 from gw_detectron.errors import UsageError
-
-from .commands import arguments
 
 
 def config(folder, **overrides):
@@ -54,15 +50,13 @@ def test_what_a_run_that_never_began_has_left_is_no_run(tmp_path):
 
 
 def test_training_does_not_begin_where_a_run_is(run_there):
-    message = mistake(config(run_there, **SAME))
-    assert message == (
-        f"OUTPUT_DIR {run_there} holds a run: add --resume to go on with it, choose another "
-        "OUTPUT_DIR, or remove it"
-    )
+    assert "holds a run: add --resume" in mistake(config(run_there, **SAME))
     (run_there / "metrics.json").unlink()
     claim(config(run_there, **SAME), False, False)
-    (run_there / "last_checkpoint").write_text("model_0000000.pth")
-    assert "holds a run" in mistake(config(run_there, **SAME))
+    for name in ("last_checkpoint", "model_0000009.pth", "model_final.pth"):
+        (run_there / name).write_text("model_final.pth")
+        assert "holds a run" in mistake(config(run_there, **SAME))
+        (run_there / name).unlink()
 
 
 def test_the_last_checkpoint_has_to_be_there(run_there):
@@ -176,12 +170,3 @@ def test_a_run_needs_room_for_three_checkpoints_and_is_warned_before_all(
     monkeypatch.setattr(output_dir.logger, "propagate", True)
     require_room(trainer)
     assert ("make room for 4" in caplog.text) == (outcome == "warning")
-
-
-def test_nothing_of_a_run_is_touched_by_one_that_is_refused(own_data, tmp_path):
-    engine.main(arguments(own_data[:4], tmp_path, opts=["SOLVER.MAX_ITER", 1]))
-    before = {path: path.stat().st_mtime_ns for path in Path(tmp_path).iterdir()}
-    for options, opts in (([], []), (["--resume"], ["MODEL.FPN.NORM", "GN"])):
-        with pytest.raises(UsageError, match="holds a run"):
-            engine.main(arguments(own_data[:4], tmp_path, *options, opts=opts))
-    assert {path: path.stat().st_mtime_ns for path in Path(tmp_path).iterdir()} == before
