@@ -154,6 +154,10 @@ CONFIGS = {
         fpn="GW64", mask="GW64", cascade=True,
         proposals=2000,
     ),
+    "Misc/scratch_faster_rcnn_R_50_FPN_3x_gw": Expected(
+        "", "GW16", {"GW16": 65}, fpn="GW16", box=(4, 1, "GW16"),
+        schedule=SCHEDULE_3X, warmup=(3000, 0.001), freeze_at=0,
+    ),
     "Misc/scratch_mask_rcnn_R_50_FPN_3x_gw": Expected(
         "", "GW16", {"GW16": 69}, fpn="GW16", box=(4, 1, "GW16"), mask="GW16",
         schedule=SCHEDULE_3X, warmup=(3000, 0.001), freeze_at=0,
