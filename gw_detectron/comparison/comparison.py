@@ -16,6 +16,7 @@ from detectron2.modeling import build_model
 from ..checkpoint import require_weights
 from ..config import merge_into
 from ..data.coco import CocoDataset, adapt_config, register_datasets
+from ..device import choose_device
 from ..errors import UsageError
 from ..results.experiment import is_incidental
 from ..results.plot import save_plot
@@ -52,7 +53,7 @@ def prepare(
         output: a directory; entries and seeds may be added to a comparison that is there.
         opts: overrides of all runs: KEY, VALUE, ...
         datasets: (name, annotations, image directory) each, as for tools/train_net.py.
-        num_gpus: of each run; with one, the CPU does where there is none.
+        num_gpus: of each run; without GPUs, its processes.
         keep_checkpoints: of finished runs all, not the last one alone.
 
     Raises:
@@ -61,12 +62,11 @@ def prepare(
     _require_free_keys("the overrides", opts)
     if num_seeds < 1:
         raise UsageError(f"--seeds {num_seeds}: there must be one at least")
-    if num_gpus > max(1, torch.cuda.device_count()):
-        raise UsageError(
-            f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()} GPUs"
-        )
+    gpus = torch.cuda.device_count()
+    if num_gpus < 0 or 0 < gpus < num_gpus:
+        raise UsageError(f"--num-gpus {num_gpus}: this machine has {gpus} GPUs")
     registered = register_datasets(datasets)
-    config = _load_config(config_file, opts, registered)
+    config = _load_config(config_file, opts, registered, num_gpus)
     if not config["DATASETS.TEST"]:
         raise UsageError("DATASETS.TEST is empty, so there would be no AP to compare")
     entries = parse_entries(norms, config)
@@ -76,7 +76,7 @@ def prepare(
         {entry.folder: list(entry.overrides) for entry in entries},
     ).added_to(output)
     for entry in entries:
-        _check(entry, config_file, opts, registered)
+        _check(entry, config_file, opts, registered, num_gpus)
     return Comparison(
         config_file=config_file,
         opts=tuple(opts),
@@ -91,11 +91,16 @@ def prepare(
 
 
 def _load_config(
-    config_file: str, opts: Sequence[str], datasets: Sequence[CocoDataset], build: bool = False
+    config_file: str,
+    opts: Sequence[str],
+    datasets: Sequence[CocoDataset],
+    num_processes: int,
+    build: bool = False,
 ) -> dict[str, Any]:
     cfg = get_cfg()
     merge_into(cfg, config_file, opts)
     adapt_config(cfg, datasets, config_file, opts)
+    choose_device(cfg.clone(), num_processes)
     if build:
         require_weights(cfg)
         _build(cfg)
@@ -115,11 +120,15 @@ def _build(cfg: CfgNode) -> None:
 
 
 def _check(
-    entry: Entry, config_file: str, opts: Sequence[str], datasets: Sequence[CocoDataset]
+    entry: Entry,
+    config_file: str,
+    opts: Sequence[str],
+    datasets: Sequence[CocoDataset],
+    num_processes: int,
 ) -> None:
     _require_free_keys(f'--norms "{entry.name}"', entry.overrides)
     try:
-        _load_config(config_file, [*opts, *entry.overrides], datasets, build=True)
+        _load_config(config_file, [*opts, *entry.overrides], datasets, num_processes, build=True)
     except UsageError as error:
         raise UsageError(f'--norms "{entry.name}": {error}') from error
 

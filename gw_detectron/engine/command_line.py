@@ -15,6 +15,7 @@ from ..analysis.limit_warning import warn_over_limit
 from ..checkpoint import WeightsCheckpointer, require_weights
 from ..config import merge_into
 from ..data.coco import adapt_config, register_datasets, require_files
+from ..device import choose_device
 from ..errors import UsageError
 from ..results.detections import save_detection_sheet
 from .check import check_config
@@ -60,7 +61,11 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     merge_into(cfg, args.config_file, args.opts)
     check_config(cfg, args.eval_only)
-    _choose_device(cfg, args)
+    num_processes = max(comm.get_world_size(), args.num_gpus * args.num_machines)
+    if choose_device(cfg, num_processes):
+        print("No GPU on this machine: running on the CPU.", flush=True)
+    if not args.eval_only:
+        _check_batch(cfg, num_processes)
     datasets = register_datasets(args.dataset)
     adapt_config(cfg, datasets, args.config_file, args.opts, args.eval_only)
     require_weights(cfg, args.resume)
@@ -70,29 +75,13 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _choose_device(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Makes it the CPU where there is no GPU, which several processes have to be asked for."""
-    wants_gpu, has_gpu = cfg.MODEL.DEVICE.startswith("cuda"), torch.cuda.is_available()
-    num_processes = max(comm.get_world_size(), args.num_gpus * args.num_machines)
-    if num_processes > 1 and wants_gpu and not has_gpu:
-        raise UsageError(
-            f"--num-gpus {args.num_gpus}: this machine has no GPU; add MODEL.DEVICE cpu to run "
-            f"{num_processes} processes on the CPU"
-        )
-    if num_processes > 1 and has_gpu and not wants_gpu:
-        raise UsageError(
-            f"MODEL.DEVICE {cfg.MODEL.DEVICE}: {num_processes} processes would share the GPUs of "
-            "this machine; hide them with CUDA_VISIBLE_DEVICES= in the environment"
-        )
+def _check_batch(cfg: CfgNode, num_processes: int) -> None:
     batch = cfg.SOLVER.IMS_PER_BATCH
     is_scaled = cfg.SOLVER.REFERENCE_WORLD_SIZE not in (0, num_processes)
-    if not args.eval_only and (batch < 1 or (batch % num_processes and not is_scaled)):
+    if batch < 1 or (batch % num_processes and not is_scaled):
         raise UsageError(
             f"SOLVER.IMS_PER_BATCH {batch} can't be shared out among {num_processes} processes"
         )
-    if wants_gpu and not has_gpu:
-        print("No GPU on this machine: running on the CPU.", flush=True)
-        cfg.MODEL.DEVICE = "cpu"
 
 
 def main(args: argparse.Namespace) -> OrderedDict:

@@ -59,11 +59,8 @@ def run(
 
 def _check(args: argparse.Namespace) -> None:
     gpus = torch.cuda.device_count()
-    if args.num_gpus < 1:
-        raise UsageError(
-            f"--num-gpus {args.num_gpus}: it is the number of processes, at least 1; without GPUs "
-            "they run on the CPU, and with MODEL.DEVICE cpu everywhere"
-        )
+    if args.num_gpus < 0:
+        raise UsageError(f"--num-gpus {args.num_gpus}: it must be at least 0")
     if args.num_machines < 1:
         raise UsageError(f"--num-machines {args.num_machines}: it must be at least 1")
     if gpus and args.num_gpus > gpus:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..checkpoint import require_weights
 from ..config import merge_into
+from ..device import choose_device
 from ..engine.failures import explained
 from ..engine.launch import checked_by_main_process
 from ..engine.output_dir import claim, require_room, set_up
@@ -56,23 +57,13 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     add_pretraining_config(cfg)
     defaults = cfg.clone()
     merge_into(cfg, args.config_file, args.opts)
-    world_size = max(1, args.num_gpus * args.num_machines)
-    check_config(cfg, defaults, world_size)
-    _choose_device(cfg, world_size)
+    num_processes = max(comm.get_world_size(), args.num_gpus * args.num_machines)
+    check_config(cfg, defaults, num_processes)
+    choose_device(cfg, num_processes)
     _set_data(cfg, args)
     _check_weights(cfg, args)
     cfg.freeze()
     return cfg
-
-
-def _choose_device(cfg: CfgNode, world_size: int) -> None:
-    gpus = torch.cuda.device_count() if cfg.MODEL.DEVICE.startswith("cuda") else 0
-    if not gpus:
-        if world_size > 1:
-            raise UsageError(f"{world_size} processes need a GPU each; there is none here")
-        if cfg.SOLVER.AMP.ENABLED:
-            raise UsageError("SOLVER.AMP.ENABLED needs a GPU; there is none here")
-        cfg.MODEL.DEVICE = "cpu"
 
 
 def _set_data(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..checkpoint import WeightsCheckpointer
 from ..config import merge_into
+from ..device import choose_device
 from ..errors import UsageError
 from .ground_truth import GroundTruth
 from .sources import Source
@@ -109,8 +110,7 @@ def load_model_config(source: Source, truth: GroundTruth) -> CfgNode:
             f"{len(truth.category_ids)}"
         )
     cfg.MODEL.WEIGHTS = source.weights
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    choose_device(cfg)
     return cfg
 
 

@@ -158,6 +158,7 @@ def test_an_interruption_stops_the_run_in_progress(comparison, monkeypatch):
 
 def test_every_run_gets_its_seed_its_folder_and_the_same_rest(comparison, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     made = comparison("BN", "GN", num_seeds=2, num_gpus=4)
     bn, gn = made.entries
     arguments = made.arguments_of(gn, 2)
@@ -183,7 +184,8 @@ def test_every_run_gets_its_seed_its_folder_and_the_same_rest(comparison, tmp_pa
         (["GN"], {"opts": (*ON_SHAPES, "OUTPUT_DIR", "x")}, ["OUTPUT_DIR", "--output"]),
         (["GN"], {"opts": (*ON_SHAPES[:2], "DATASETS.TEST", "()")}, ["DATASETS.TEST"]),
         (["GN"], {"num_seeds": 0}, ["--seeds 0"]),
-        (["GN"], {"num_gpus": 99}, ["--num-gpus 99"]),
+        (["GN"], {"num_gpus": -1}, ["--num-gpus -1"]),
+        (["GN"], {"num_gpus": 2}, ["2 processes", "MODEL.DEVICE cpu"]),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_runs(comparison, tmp_path, norms, more, fragments):

@@ -7,7 +7,6 @@ import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from gw_detectron.pretraining import main
 from gw_detectron.pretraining.batch_statistics import share_batch_statistics
@@ -19,11 +18,6 @@ def train_and_report(args, folder):
     """Runs in each process; writes the rank's results and statistics into folder."""
     share_known_statistics(folder)
     with pytest.MonkeyPatch.context() as patch:
-        # Detectron2's names a GPU, which a model on the CPU doesn't have
-        patch.setattr(
-            "detectron2.engine.defaults.create_ddp_model",
-            lambda model, **kwargs: DistributedDataParallel(model, **kwargs),
-        )
         kept = []
         patch.setattr("gw_detectron.pretraining.trainer.Trainer.after_train", keep_model(kept))
         results = main(args)
@@ -62,7 +56,7 @@ def known_values():
 
 def test_two_processes_train_one_model_and_evaluate_it_together(data, tmp_path):
     output = tmp_path / "output"
-    args = arguments(data, output, config="R_18_bn")
+    args = arguments(data, output, config="R_18_bn", opts=["MODEL.DEVICE", "cpu"])
     launch(train_and_report, 2, dist_url="auto", args=(args, tmp_path))
 
     first, second = (torch.load(tmp_path / f"model_{rank}.pth") for rank in (0, 1))
