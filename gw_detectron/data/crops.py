@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UsageError
-from .coco import require_registered
+from .coco import require_files, require_registered
+from .images import read
 
 __all__ = ["crop_objects"]
 
@@ -46,6 +46,7 @@ def crop_objects(splits: Mapping[str, Sequence[str]], output: str) -> dict[str, 
     """
     for name in {name for names in splits.values() for name in names}:
         require_registered(name)
+        require_files(name)
     if os.path.lexists(output):
         raise UsageError(f"{output} is there already: remove it, or choose another --output")
     parent = Path(os.path.abspath(output)).parent
@@ -74,7 +75,7 @@ def _crop_dataset(name: str, folder: Path) -> Counter:
     records = DatasetCatalog.get(name)
     folders = [class_.replace(os.sep, "_") for class_ in MetadataCatalog.get(name).thing_classes]
     for record in tqdm(records, f"Cutting objects out of {name}", unit="image", mininterval=1):
-        image = _read(record["file_name"])
+        image = read(record["file_name"], "RGB")
         for number, annotation in enumerate(record.get("annotations", ())):
             crop = _crop(image, annotation)
             if crop is None:
@@ -85,15 +86,6 @@ def _crop_dataset(name: str, folder: Path) -> Counter:
             Image.fromarray(crop).save(path)
             counts[class_] += 1
     return counts
-
-
-def _read(path: str) -> np.ndarray:
-    """(H, W, 3), RGB."""
-    try:
-        return read_image(path, "RGB")
-    except Exception as error:  # what a decoder raises on bad bytes is anything
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} cannot be read as an image: {reason}") from None
 
 
 def _crop(image: np.ndarray, annotation: dict[str, Any]) -> np.ndarray | None:

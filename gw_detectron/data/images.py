@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from detectron2.data.detection_utils import SizeMismatchError, read_image
 from detectron2.utils.file_io import PathManager
 from PIL import Image
@@ -33,7 +34,7 @@ class ImageMapper:
         except UsageError:
             raise
         except Exception:
-            _require_readable(path)
+            read(path, "BGR")
             raise
 
 
@@ -46,9 +47,15 @@ def _require_8_bits(path: str) -> None:
             )
 
 
-def _require_readable(path: str) -> None:
+def read(path: str, format: str) -> np.ndarray:
+    """
+    Detectron2's read_image: uint8, (H, W, 3).
+
+    Raises:
+        UsageError: it can't be read.
+    """
     try:
-        read_image(path, "BGR")
+        return read_image(path, format)
     except Exception as error:  # any kind, on a file that isn't what it should be
         raise UsageError(
             f"the image {path} can't be read: {one_line(error)}; mend it, or take it out of the "

@@ -103,6 +103,6 @@ def test_an_unknown_dataset_is_named():
 def test_an_image_that_cannot_be_read_is_named(dataset, tmp_path):
     name = dataset("a", [CAT])
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match="a.png cannot be read as an image"):
+    with pytest.raises(UsageError, match="a.png can't be read"):
         crop_objects({"train": [name]}, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
