@@ -17,15 +17,7 @@ from torchvision import transforms
 from torchvision.datasets import folder
 from tqdm import tqdm
 
-from ..errors import UsageError
-
-
-class UnreadableImage(UsageError):
-    """An image file that can't be read; one line also when it comes out of a worker process."""
-
-    def __init__(self, message: str):
-        # PyTorch builds a worker's error anew from a text that ends in the original traceback
-        super().__init__(message.strip().rpartition(f"{UnreadableImage.__name__}: ")[2])
+from ..errors import UsageError, one_line
 
 
 def find_classes(cfg: CfgNode, names: tuple[str, ...]) -> list[str]:
@@ -101,8 +93,7 @@ class ImageMapper:
         try:
             image = folder.default_loader(path)
         except Exception as error:  # what a decoder raises on bad bytes is anything
-            reason = " ".join(str(error).split())
-            raise UnreadableImage(f"{path} cannot be read as an image: {reason}") from None
+            raise UsageError(f"the image {path} can't be read: {one_line(error)}") from error
         return {"image": self.transform(image), "label": label}
 
 

@@ -65,7 +65,7 @@ def test_a_file_that_is_no_image_is_one_line_that_names_it(own, workers, spoil):
     with pytest.raises(UsageError) as error:
         list(loader)
     message = str(error.value)
-    assert message.startswith(f"{bad} cannot be read as an image: ") and "\n" not in message
+    assert message.startswith(f"the image {bad} can't be read: ") and "\n" not in message
 
 
 def test_folders_with_different_classes_are_one_line_that_names_them(own):
