@@ -33,6 +33,10 @@ VENV = (ROOT / (os.environ.get("VENV") or ".venv")).resolve()
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".ready"  # what the environment was made from; written last, so that it never lies
 
+PARENT = (
+    "parent_environment.pth"  # in .venv, where it shares another virtual environment's packages
+)
+
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 
 # The environment is brought up to date when the content of one of these changes.
@@ -99,13 +103,21 @@ def kind_wanted(oldest_torch: bool = False) -> str:
 
 def kind_found() -> str | None:
     """The kind of the environment that exists, from the file that venv writes; None without one."""
-    config = VENV / "pyvenv.cfg"
-    if not config.is_file():
+    if not (VENV / "pyvenv.cfg").is_file():
         return None
-    fields = dict(re.findall(r"^([\w-]+) = (.*)$", config.read_text(), re.MULTILINE))
+    fields = read_config(VENV)
     major, minor, *_ = fields.get("version", "0.0").split(".")
-    shared = fields.get("include-system-site-packages") == "true"
+    shared = sees_system_packages(VENV) or any(VENV.glob(f"lib/python*/site-packages/{PARENT}"))
     return kind((int(major), int(minor)), shared=shared)
+
+
+def read_config(venv: Path) -> dict[str, str]:
+    text = (venv / "pyvenv.cfg").read_text()
+    return dict(re.findall(r"^([\w-]+) = (.*)$", text, re.MULTILINE))
+
+
+def sees_system_packages(venv: Path) -> bool:
+    return read_config(venv).get("include-system-site-packages") == "true"
 
 
 def kind(version: tuple[int, int], shared: bool) -> str:
@@ -152,7 +164,10 @@ def make_environment(oldest_torch: bool = False) -> None:
 
 def create_venv(shared: bool) -> None:
     say(f"creating {VENV.name} with Python {'.'.join(map(str, sys.version_info[:3]))}")
-    options = ["--system-site-packages"] if shared else []
+    in_venv = sys.prefix != sys.base_prefix
+    options = []
+    if shared and (not in_venv or sees_system_packages(Path(sys.prefix))):
+        options.append("--system-site-packages")
     if kind_found() != kind(sys.version_info[:2], shared):
         options.append("--clear")
     result = subprocess.run([sys.executable, "-m", "venv", *options, str(VENV)])
@@ -161,19 +176,19 @@ def create_venv(shared: bool) -> None:
             f"`{sys.executable} -m venv` failed; install its venv module (Debian, Ubuntu: "
             "apt install python3-venv) or name another Python: PYTHON=python3.12 make test"
         )
-    if shared and sys.prefix != sys.base_prefix:
+    if shared and in_venv:
         share_parent_venv()
 
 
 def share_parent_venv() -> None:
     """
     Let .venv see the virtual environment that runs this script: made from within one,
-    --system-site-packages reaches the interpreter below it, not that environment itself.
+    --system-site-packages would reach the interpreter below it, not that environment itself.
     """
     folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     site_packages = VENV / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
     lines = [f"import site; site.addsitedir({folder!r})\n" for folder in sorted(folders)]
-    (site_packages / "parent_environment.pth").write_text("".join(lines))
+    (site_packages / PARENT).write_text("".join(lines))
 
 
 def install_pinned(oldest_torch: bool) -> None:

@@ -1,5 +1,8 @@
+import ast
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -84,6 +87,31 @@ def test_environment_of_another_python_is_of_another_kind(checkout):
     assert make_environment.kind_wanted() == (
         f"Python {sys.version_info[0]}.{sys.version_info[1]}, own packages"
     )
+
+
+@pytest.mark.parametrize("option", ["--system-site-packages", "--symlinks"])
+def test_environment_made_from_a_virtual_one_sees_what_that_sees(option, tmp_path):
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", option, parent], check=True)
+    (packages,) = parent.glob("lib/python*/site-packages")
+    (packages / "detectron2.py").touch()
+    make = (
+        f"import sys; sys.path.insert(0, {str(make_environment.ROOT / 'tools')!r})\n"
+        "import make_environment as m; m.create_venv(m.shares_detectron2()); print(m.kind_found())"
+    )
+    variables = {**os.environ, "VENV": str(child)}
+    kind = run([parent / "bin" / "python", "-c", make], env=variables)
+    assert kind.endswith("shared packages\n")
+    look = "import detectron2, sys; print([p for p in sys.path if p.endswith('-packages')])"
+    seen, seen_by_parent = (
+        ast.literal_eval(run([venv / "bin" / "python", "-c", look])) for venv in (child, parent)
+    )
+    assert seen[0].startswith(str(child)) and seen[1:] == seen_by_parent
+
+
+def run(command, env=None):
+    result = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return result.stdout
 
 
 def test_progress_names_big_downloads_and_returns_errors(capsys):
