@@ -1,6 +1,7 @@
 """The error of a user's mistake."""
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,26 @@ def one_line(error: BaseException) -> str:
     """What an error that is not a UsageError says: its kind and its message."""
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     return " ".join(f"{type(error).__name__}: {message}".split()).removesuffix(":")
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """
+    Around what makes `what` of a config, with values that Detectron2 alone can judge.
+
+    Raises:
+        UsageError: it can't be made; the line names the place that found out.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # of whatever the config's values have made impossible
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(
+            f"{what} can't be built from this config: {one_line(error)} "
+            f"({place.name} in {Path(place.filename).name}, line {place.lineno})"
+        ) from error
 
 
 @contextmanager

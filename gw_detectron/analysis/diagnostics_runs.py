@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from tqdm import tqdm
 
 from ..checkpoint import WeightsCheckpointer
-from ..errors import UsageError
+from ..errors import UsageError, building
 from ..results.experiment import norm_label
 from ..results.runs import find_runs, flatten
 from .diagnostics import NormStatistics, NormWatcher, common_groups
@@ -94,7 +94,8 @@ def diagnose(configs: Sequence[CfgNode], num_images: int, num_groups: int | None
         if not cfg.MODEL.WEIGHTS:
             raise UsageError("there are no trained weights to diagnose: add --weights FILE")
     labels = _labels(configs)
-    models = [build_model(cfg) for cfg in configs]
+    with building("the model"):
+        models = [build_model(cfg) for cfg in configs]
     num_groups = num_groups or common_groups(models)
     watchers = [NormWatcher(model, num_groups) for model in models]
 

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ..config import merge_into
-from ..errors import UsageError
+from ..errors import UsageError, building, one_line
 
 __all__ = ["build_from_config"]
 
@@ -27,19 +27,15 @@ def build_from_config(config_file: str, opts: Sequence[str]) -> tuple[nn.Module,
         INPUT.MIN_SIZE_TEST, five to three unless INPUT.MAX_SIZE_TEST forbids.
 
     Raises:
-        UsageError: the file cannot be read, has no such keys, or names parts nobody registered.
+        UsageError: the file cannot be read, has no such keys, or makes no model.
     """
     if config_file.endswith(".py"):
         return _build_lazy(config_file, opts), (_HEIGHT, _WIDTH)
     cfg = get_cfg()
     merge_into(cfg, config_file, opts)
     cfg.MODEL.DEVICE = "cpu"
-    try:
+    with building("the model"):
         model = build_model(cfg)
-    except KeyError as error:
-        if "registry" not in str(error):
-            raise
-        raise UsageError(f"config {config_file}: {error.args[0]}") from error
     height = cfg.INPUT.MIN_SIZE_TEST or _HEIGHT
     return model, (height, min(height * _WIDTH // _HEIGHT, cfg.INPUT.MAX_SIZE_TEST))
 
@@ -47,7 +43,10 @@ def build_from_config(config_file: str, opts: Sequence[str]) -> tuple[nn.Module,
 def _build_lazy(config_file: str, opts: Sequence[str]) -> nn.Module:
     if not os.path.isfile(config_file):
         raise UsageError(f"config {config_file}: no such file")
-    cfg = LazyConfig.load(config_file)
+    try:
+        cfg = LazyConfig.load(config_file)
+    except Exception as error:  # of any kind: it is a Python program
+        raise UsageError(f"config {config_file} can't be run: {one_line(error)}") from error
     try:
         cfg = LazyConfig.apply_overrides(cfg, list(opts))
     except Exception as error:  # of Hydra's parser, OmegaConf's or LazyConfig's own
@@ -55,4 +54,5 @@ def _build_lazy(config_file: str, opts: Sequence[str]) -> nn.Module:
         raise UsageError(f"config {config_file} {' '.join(opts)}: {reason}") from error
     if "model" not in cfg:
         raise UsageError(f"config {config_file} has no model")
-    return instantiate(cfg.model)
+    with building("the model"):
+        return instantiate(cfg.model)

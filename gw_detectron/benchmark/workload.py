@@ -18,6 +18,7 @@ from detectron2.structures import Boxes, Instances, PolygonMasks, pairwise_iou
 from torch import Tensor, nn
 
 from ..config import merge_into
+from ..errors import building
 
 __all__ = ["build", "describe", "image_size", "load_config", "make_images"]
 
@@ -87,10 +88,11 @@ def build(cfg: CfgNode, images: Sequence[dict[str, Any]]) -> nn.Module:
     The config's model, doing the same work on these images whatever its weights.
 
     Raises:
-        UsageError: a norm in the config isn't one.
+        UsageError: the config makes no model.
     """
     torch.manual_seed(0)
-    model = build_model(cfg)
+    with building("the model"):
+        model = build_model(cfg)
     if hasattr(model, "roi_heads"):
         _prescribe_proposals(model, images)
         for module in model.modules():

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 from detectron2.engine import DefaultTrainer
 
-from ..errors import UsageError, one_line
+from .. import errors
+from ..errors import UsageError
 
 logger = logging.getLogger("detectron2.gw")
 
@@ -40,24 +41,15 @@ def explained(trainer: DefaultTrainer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def building(what: str) -> Iterator[None]:
-    """
-    Around what makes `what` of a config, with values that Detectron2 alone can judge. The traceback
-    is in log.txt, not on the console.
-
-    Raises:
-        UsageError: it can't be made.
-    """
+    """As :func:`errors.building`. The traceback is in log.txt, not on the console."""
     try:
-        yield
-    except UsageError:
+        with errors.building(what):
+            yield
+    except UsageError as error:
+        if error.__cause__:
+            with _on_console(lambda record: False):
+                logger.exception(error)
         raise
-    except Exception as error:  # of whatever the config's values have made impossible
-        with _on_console(lambda record: False):
-            logger.exception(f"{what} can't be built:")
-        raise UsageError(
-            f"{what} can't be built from this config: {one_line(error)}; the traceback is in "
-            "log.txt of OUTPUT_DIR"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import nn
 from ..checkpoint import WeightsCheckpointer, require_weights
 from ..config import merge_into
 from ..data import adapt_config, register_datasets
-from ..errors import UsageError
+from ..errors import UsageError, building
 
 
 def load_config(
@@ -47,9 +47,11 @@ def load_model(cfg: CfgNode) -> nn.Module:
     The model in inference mode, with the weights of MODEL.WEIGHTS.
 
     Raises:
-        UsageError: they are not this model's, as those of a backbone, or not all finite.
+        UsageError: the config makes no model, or the weights are not that model's, as those of a
+            backbone, or not all finite.
     """
-    model = build_model(cfg).eval()
+    with building("the model"):
+        model = build_model(cfg).eval()
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for parameter in parameters.values():

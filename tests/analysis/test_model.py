@@ -41,7 +41,9 @@ def test_a_lazy_config_takes_its_own_overrides():
         (QUICKSTART, ["MODEL.NOTHING", "1"], "MODEL.NOTHING"),
         (QUICKSTART, ["MODEL.FPN.NORM", "GX"], 'unknown norm "GX"'),
         (QUICKSTART, ["MODEL.BACKBONE.NAME", "build_nothing"], "'build_nothing' .* registry"),
+        (QUICKSTART, ["MODEL.RESNETS.DEPTH", "42"], r"KeyError: 42 \(build_resnet_backbone in "),
         (LAZY, ["MODEL.FPN.NORM", "GN"], "MODEL.FPN.NORM GN: "),
+        (LAZY, ["model.backbone.bottom_up.stages=3"], "the model can't be built"),
         (str(CONFIGS / "common" / "nothing.py"), [], "no such file"),
     ],
 )
@@ -49,6 +51,16 @@ def test_a_mistake_is_named(config, opts, message):
     with pytest.raises(UsageError, match=message) as caught:
         build_from_config(config, opts)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "program, reason", [("model = (", "SyntaxError"), ("import nothing_there", "ModuleNotFound")]
+)
+def test_a_lazy_config_that_fails_is_named(program, reason, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    with pytest.raises(UsageError, match=f"program.py can't be run: {reason}"):
+        build_from_config(str(path), [])
 
 
 def test_a_lazy_config_without_a_model_is_named(tmp_path):

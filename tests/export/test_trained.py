@@ -49,6 +49,12 @@ def test_missing_weights_are_a_line(arguments, opts, message):
         load_config(arguments[0], opts)
 
 
+def test_a_config_that_makes_no_model_is_a_line(arguments):
+    cfg = load_config(arguments[0], [*arguments[1], "MODEL.RESNETS.DEPTH", "42"])
+    with pytest.raises(UsageError, match="the model can't be built from this config: KeyError: 42"):
+        load_model(cfg)
+
+
 def test_class_names_are_those_of_a_known_dataset_with_as_many(tmp_path):
     register_shapes(name := f"names {tmp_path.name}", str(tmp_path))
     cfg = tiny.config("faster", "DATASETS.TRAIN", ("not_known_here", f"{name}_train"))

@@ -8,6 +8,7 @@ pytest.importorskip("detectron2")
 
 import benchmark
 from gw_detectron.benchmark.report import Cost
+from gw_detectron.errors import UsageError
 from tests.benchmark.configs import CONFIG, OPTS
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,12 @@ def test_the_script_prints_a_mistake_as_one_line_with_status_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("benchmark.py: error: ") and "missing.yaml" in line
+
+
+def test_a_config_that_makes_no_model_is_a_line():
+    command = ["layers", "--device", "cpu", "--size", "50", "64", "--rounds", "1"]
+    with pytest.raises(UsageError, match="the model can't be built from this config: KeyError: 42"):
+        run([*command, "--config-file", CONFIG, "MODEL.RESNETS.DEPTH", "42"])
 
 
 @pytest.mark.parametrize(
