@@ -4,12 +4,13 @@
 import argparse
 import os
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 from gw_detectron import engine
 from gw_detectron.analysis.diagnostics_plot import save_depth_plot
 from gw_detectron.analysis.diagnostics_report import csv_report, terminal_report
 from gw_detectron.analysis.diagnostics_runs import diagnose, find_detectors
+from gw_detectron.config import merge_into
 from gw_detectron.errors import UsageError, ends_with_one_line
 
 EXAMPLE = """
@@ -77,6 +78,8 @@ def main(args: argparse.Namespace) -> None:
     detectors, left_out = find_detectors(args.runs)
     for line in left_out:
         print(f"left out: {line}")
+    for config_file, _ in detectors:  # somebody else's, perhaps
+        merge_into(get_cfg(), config_file, [], may_run_code=False)
     if args.config_file:
         detectors.append((args.config_file, args.weights))
     elif args.weights:

@@ -140,6 +140,15 @@ def test_a_mistake_says_what_is_wrong(runs, data, tmp_path, monkeypatch, argumen
     assert "\n" not in str(error.value)
 
 
+def test_the_config_of_a_run_does_not_run_code(runs, data, tmp_path):
+    trap = f"SOLVER: !!python/object/apply:os.mkdir ['{tmp_path / 'trap'}']\n"
+    (tmp_path / "config.yaml").write_text(trap)
+    (tmp_path / "model_final.pth").symlink_to(runs["GN"] / "model_final.pth")
+    with pytest.raises(UsageError, match="config.yaml: could not determine a constructor"):
+        run(tmp_path, *data)
+    assert not (tmp_path / "trap").exists()
+
+
 def test_detectors_of_different_datasets_need_one_to_be_named(runs, data, tmp_path):
     name, *files = data[1:]
     register_datasets([(name, *files), (f"{name} 2", *files)])
