@@ -73,6 +73,40 @@ def test_a_file_cut_short_is_told_in_one_line(name, part, tmp_path):
         load(path, model())
 
 
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ([1], "holds list where"),
+        ({}, "holds nothing where"),
+        ({"model": 3}, "holds int where"),
+        ({"a": "x"}, "holds a str named 'a'"),
+        ({3: torch.zeros(1)}, "holds a Tensor named 3"),
+    ],
+)
+def test_what_are_no_weights_is_told(content, reason, tmp_path):
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(UsageError, match=f"m.pth {reason},?.* weights by name are expected"):
+        load(tmp_path / "m.pth", model())
+
+
+def test_a_pycls_file_has_a_model_state(tmp_path):
+    torch.save({"state": {}}, tmp_path / "m.pyth")
+    with pytest.raises(UsageError, match='m.pyth has no "model_state"'):
+        load(tmp_path / "m.pyth", model())
+
+
+def test_weights_of_which_nothing_fits_are_refused(tmp_path):
+    state = {f"net.{name}": value for name, value in model().state_dict().items()}
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(UsageError, match="m.pth has nothing of this model: its net.backbone"):
+        load(tmp_path / "m.pth", model())
+
+
+def test_weights_that_cannot_be_fetched_are_one_line():
+    with pytest.raises(UsageError, match="https://localhost:1/m.pth can't be had: .*refused"):
+        load("https://localhost:1/m.pth", model())
+
+
 @pytest.mark.parametrize("name", ["m.pth", "m.pkl"])
 def test_whole_weights_are_loaded(name, tmp_path):
     source, target = model(), model()
