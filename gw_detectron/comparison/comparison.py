@@ -15,9 +15,10 @@ from detectron2.modeling import build_model
 
 from ..checkpoint import require_weights
 from ..config import merge_into
-from ..data.coco import CocoDataset, adapt_config, register_datasets
+from ..data.coco import CocoDataset, adapt_config, register_datasets, require_files
 from ..device import choose_device
-from ..errors import UsageError
+from ..engine.check import check_config
+from ..errors import UsageError, building
 from ..results.experiment import is_incidental
 from ..results.plot import save_plot
 from ..results.runs import Run, flatten, last_record, read_run
@@ -99,7 +100,10 @@ def _load_config(
 ) -> dict[str, Any]:
     cfg = get_cfg()
     merge_into(cfg, config_file, opts)
+    check_config(cfg)
     adapt_config(cfg, datasets, config_file, opts)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        require_files(name)
     choose_device(cfg.clone(), num_processes)
     if build:
         require_weights(cfg)
@@ -110,13 +114,8 @@ def _load_config(
 def _build(cfg: CfgNode) -> None:
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    try:
+    with building("the model"):
         build_model(cfg)
-    except UsageError:
-        raise
-    except Exception as error:  # of whatever in the model the overrides have made impossible
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"the model can't be built: {reason}") from error
 
 
 def _check(

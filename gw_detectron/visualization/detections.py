@@ -40,7 +40,7 @@ def read_results(path: str, truth: GroundTruth) -> list[Detection]:
             results = json.load(f)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} is not a JSON file in UTF-8: {reason}") from error
     if not isinstance(results, list):
@@ -63,7 +63,7 @@ def _check_result(result: Any, where: str, truth: GroundTruth) -> None:
         if key in result and not fits(result[key]):
             raise UsageError(f"{where} is not in COCO's results format: its {key} is {result[key]}")
     for key, known in (("image_id", truth.coco.imgs), ("category_id", truth.coco.cats)):
-        if result[key] not in known:
+        if not isinstance(result[key], (int, str)) or result[key] not in known:
             raise UsageError(
                 f"{where} has the {key} {result[key]!r}, which is not in the dataset {truth.name}: "
                 "these are results of other data"

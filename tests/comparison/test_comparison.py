@@ -179,6 +179,7 @@ def test_every_run_gets_its_seed_its_folder_and_the_same_rest(comparison, tmp_pa
         (["a: MODEL.RESNETS.NORMS GN"], {}, ['"a"', "MODEL.RESNETS.NORMS"]),
         (["a: SEED 3"], {}, ["SEED", "--seeds"]),
         (["a: SOLVER.MAX_ITER many"], {}, ["SOLVER.MAX_ITER", "many"]),
+        (["a: SOLVER.MAX_ITER 0"], {}, ['"a"', "SOLVER.MAX_ITER 0"]),
         (["a: DATASETS.TEST \"('nowhere',)\""], {}, ['"a"', "nowhere"]),
         (["a: MODEL.WEIGHTS gw://R-18-GW.pth"], {}, ['"a"', "R-18-GW.pth"]),
         (["GN"], {"opts": (*ON_SHAPES, "OUTPUT_DIR", "x")}, ["OUTPUT_DIR", "--output"]),

@@ -39,7 +39,7 @@ MISTAKES = {
     # ---- the command line --------------------------------------------------------------------
     "an override without value": ("SOLVER.BASE_LR", "SOLVER.BASE_LR has no value"),
     "less than no GPU": ("--num-gpus -1", "--num-gpus -1"),
-    "more GPUs than there are": ("--num-gpus 99", "--num-gpus 99: this machine has"),
+    "more GPUs than there are": ("--num-gpus 99", "this machine has"),
     "no machine": ("--num-machines 0", "--num-machines 0"),
     "nothing to evaluate with": ("--eval-only", "add MODEL.WEIGHTS FILE, or --resume"),
     "nothing to evaluate on": ("--eval-only DATASETS.TEST ()", "DATASETS.TEST is empty"),

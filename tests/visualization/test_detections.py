@@ -55,6 +55,7 @@ def test_results_with_masks_alone_get_boxes_around_them(pets, tmp_path):
             [*perfect(), detection(99, CAT, LEFT)],
             "detection 4 has the image_id 99, which is not in the dataset pets.*other data",
         ),
+        ([detection([ONE_CAT], CAT, LEFT)], r"the image_id \[\d+\], which is not in the dataset"),
         ([detection(ONE_CAT, 0, LEFT)], "the category_id 0, which is not in the dataset pets"),
     ],
 )
