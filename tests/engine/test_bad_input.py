@@ -151,6 +151,10 @@ MISTAKES = {
     "a lost image": ("--dataset mine lost.json data", "1 of the 2 images of lost.json"),
     "an empty image": ("--dataset mine empty_image.json data", "data/empty.png can't be read"),
     "an image cut short": ("--dataset mine short_image.json data", "data/short.png can't be read"),
+    "an image cut short, for a worker": (
+        "--dataset mine short_image.json data DATALOADER.NUM_WORKERS 1",
+        "error: the image data/short.png can't be read",
+    ),
     "an image of another size": ("--dataset mine size.json data", "fit the image data/big.png"),
     "an image of 16 bits": ("--dataset mine deep_image.json data", "data/deep.png has more than 8"),
     # ---- OUTPUT_DIR --------------------------------------------------------------------------
@@ -383,7 +387,7 @@ def check_that_nothing_is_overwritten(before, folder):
 
 def check_message(status, out, err, fragment):
     assert status == 2
-    assert "Traceback" not in out
+    assert "Traceback" not in out + err
     (line,) = err.splitlines()
     assert line.startswith("train_net.py: error: ") and fragment in line
     assert len(line) < 1000
