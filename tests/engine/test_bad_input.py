@@ -162,7 +162,7 @@ MISTAKES = {
     "an OUTPUT_DIR that is a file": ("OUTPUT_DIR train.json", "train.json can't be written to"),
     "an OUTPUT_DIR from nowhere": ("OUTPUT_DIR s4://a/b", "s4://"),
     "a run that is there": ("OUTPUT_DIR run", "OUTPUT_DIR run holds a run: add --resume"),
-    "another run that is there": ("OUTPUT_DIR run MODEL.FPN.NORM GN", "choose another OUTPUT_DIR"),
+    "another run that is there": ("OUTPUT_DIR run MODEL.FPN.NORM GN", "run with MODEL.FPN.NORM"),
     "another run, resumed": ("--resume OUTPUT_DIR run SEED 5", "run with SEED 1, not SEED 5"),
     "another run, evaluated": (
         "--eval-only MODEL.WEIGHTS r34.pth OUTPUT_DIR run MODEL.RESNETS.DEPTH 34",
