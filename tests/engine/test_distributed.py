@@ -184,7 +184,7 @@ def test_a_mistake_under_torchrun_is_told_by_one_process(
 @pytest.mark.parametrize(
     "options, opts, fragments",
     [
-        ("--num-gpus 2", [], ["--num-gpus 2", "no GPU", "MODEL.DEVICE cpu"]),
+        ("--num-gpus 2", [], ["2 processes", "need a GPU", "MODEL.DEVICE cpu"]),
         ("--num-gpus 4", EQUAL_SHARES, ["SOLVER.IMS_PER_BATCH 2", "4 processes"]),
         ("--num-machines 2 --machine-rank 2", [], ["--machine-rank 2", "0 to 1"]),
         ("--num-machines 2 --dist-url auto", [], ["--dist-url auto", "tcp://HOST:PORT"]),
