@@ -167,6 +167,6 @@ def test_a_run_needs_room_for_three_checkpoints_and_is_warned_before_all(
         with pytest.raises(UsageError, match=f"{megabytes} MB are free.*takes 2 MB"):
             require_room(trainer)
         return
-    monkeypatch.setattr(output_dir.logger, "propagate", True)
+    monkeypatch.setattr(output_dir.logger, "handlers", [caplog.handler])
     require_room(trainer)
     assert ("make room for 4" in caplog.text) == (outcome == "warning")
