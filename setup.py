@@ -38,7 +38,7 @@ setup(
     # users have it already, or follow its installation page or tools/install_detectron2.py; what
     # Detectron2 itself requires (pycocotools, omegaconf, PyYAML, ...) comes with it.
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "numpy>=1.23",
         "contourpy",
         "Pillow",

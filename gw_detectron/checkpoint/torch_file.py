@@ -1,7 +1,6 @@
 """The tensors of a PyTorch file, read without ever running code that the file brings along."""
 
 import argparse
-import contextlib
 import os
 import re
 import warnings
@@ -58,13 +57,11 @@ def load_values(path: str | os.PathLike) -> Any:
     Raises:
         UsageError: the file can't be read, or needs code to be run.
     """
-    # safe_globals came with PyTorch 2.5: with an older one, a file with a Namespace isn't read
-    safe_globals = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.load warns before it raises
             try:
-                with safe_globals([argparse.Namespace]):
+                with torch.serialization.safe_globals([argparse.Namespace]):
                     return torch.load(file, map_location="cpu", weights_only=True)
             except Exception as error:  # any kind, on a file that isn't what it should be
                 raise UsageError(f"{path} {_explain(error)}") from error
