@@ -11,6 +11,7 @@ from torch import Tensor
 from . import passes
 
 BACKENDS = ("torch", "triton")
+OLDEST_TRITON = (3, 7)  # 3.4 and older can't compile the kernels, the ones between were not tried
 
 _chosen: str | None = None
 
@@ -24,7 +25,7 @@ def set_backend(name: str | None) -> None:
             before); None for what the environment variable GW_BACKEND says, "torch" by default.
 
     Raises:
-        ValueError: on another name, or "triton" where it is not installed.
+        ValueError: on another name, or "triton" where it is not installed or too old.
     """
     global _chosen
     if name is not None:
@@ -49,6 +50,12 @@ def _require(name: str, where: str) -> None:
         raise ValueError(f"{where} must be one of {', '.join(BACKENDS)}, not {name!r}")
     if name == "triton":
         try:
-            import triton  # noqa: F401
+            import triton
         except ImportError as error:
             raise ValueError(f'{where} "triton": triton is not installed') from error
+        if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
+            oldest = ".".join(map(str, OLDEST_TRITON))
+            raise ValueError(
+                f'{where} "triton": the kernels need Triton {oldest}, and {triton.__version__} is '
+                "installed, which PyTorch brings: take a newer PyTorch"
+            )

@@ -1,5 +1,7 @@
 """Group Whitening as an operator: what torch.compile and the dispatcher are promised of it."""
 
+import re
+
 import pytest
 import torch
 
@@ -73,3 +75,11 @@ def test_a_backend_is_chosen_by_name(monkeypatch):
         group_whitening(x)
     finally:
         set_backend(None)
+
+
+@pytest.mark.parametrize("version", ["2.3.1", "3.6.0", "3.6.0+git"])
+def test_a_triton_that_cannot_compile_the_kernels_is_refused(monkeypatch, version):
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton, "__version__", version)
+    with pytest.raises(ValueError, match=f"need Triton 3.7, and {re.escape(version)} is installed"):
+        set_backend("triton")

@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from gw_detectron.layers import group_whitening, passes, set_backend
+from gw_detectron.layers.backend import OLDEST_TRITON
 
 from . import textbook
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
+if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
+    pytest.skip(f"Triton {triton.__version__} is refused", allow_module_level=True)
 from gw_detectron.layers import triton_kernels as kernels  # noqa: E402
 
 float64 = torch.float64
