@@ -12,6 +12,8 @@ from detectron2.modeling import build_model
 from tqdm import tqdm
 
 from ..checkpoint import WeightsCheckpointer
+from ..data.coco import require_files
+from ..data.images import ImageMapper
 from ..errors import UsageError, building
 from ..results.experiment import norm_label
 from ..results.runs import find_runs, flatten
@@ -99,21 +101,17 @@ def diagnose(configs: Sequence[CfgNode], num_images: int, num_groups: int | None
     num_groups = num_groups or common_groups(models)
     watchers = [NormWatcher(model, num_groups) for model in models]
 
-    try:
-        records = DatasetCatalog.get(dataset)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"the dataset {dataset} is not here: there is no {error.filename} "
-            "(DETECTRON2_DATASETS names the folder of Detectron2's own datasets)"
-        ) from error
+    require_files(dataset)
+    records = DatasetCatalog.get(dataset)
     num_images = min(num_images, len(records))
     records = [records[(2 * i + 1) * len(records) // (2 * num_images)] for i in range(num_images)]
     with tqdm(total=num_images * len(configs), unit="image") as progress:
         for cfg, label, model, watcher in zip(configs, labels, models, watchers, strict=True):
             progress.set_description(label)
             WeightsCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+            mapper = ImageMapper(DatasetMapper(cfg, False))
             loader = build_detection_test_loader(
-                records, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+                records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
             )
             with inference_context(model), torch.no_grad(), watcher:
                 for batch in loader:

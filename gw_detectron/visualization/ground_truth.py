@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 
-from ..data.coco import require_registered
+from ..data.coco import require_files, require_registered
 from ..errors import UsageError
 
 __all__ = ["GroundTruth", "load_ground_truth"]
@@ -83,12 +83,8 @@ def load_ground_truth(name: str) -> GroundTruth:
     json_file, kind = metadata.get("json_file"), metadata.get("evaluator_type")
     if json_file is None or kind not in _EVALUATED_AS_COCO:
         raise UsageError(f"the dataset {name} is not evaluated as COCO is, so it can't be shown")
+    require_files(name)
     path = PathManager.get_local_path(json_file)
-    if not os.path.isfile(path):
-        raise UsageError(
-            f"the dataset {name} is not here: there is no {path} "
-            "(DETECTRON2_DATASETS names the folder of Detectron2's own datasets)"
-        )
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(path)
     if "annotations" not in coco.dataset:
