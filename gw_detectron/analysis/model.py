@@ -1,5 +1,6 @@
 """A model as a config file describes it, without its weights."""
 
+import builtins
 import os
 from collections.abc import Sequence
 
@@ -43,10 +44,13 @@ def build_from_config(config_file: str, opts: Sequence[str]) -> tuple[nn.Module,
 def _build_lazy(config_file: str, opts: Sequence[str]) -> nn.Module:
     if not os.path.isfile(config_file):
         raise UsageError(f"config {config_file}: no such file")
+    import_function = builtins.__import__
     try:
         cfg = LazyConfig.load(config_file)
     except Exception as error:  # of any kind: it is a Python program
         raise UsageError(f"config {config_file} can't be run: {one_line(error)}") from error
+    finally:
+        builtins.__import__ = import_function  # which LazyConfig replaces, for good where it fails
     try:
         cfg = LazyConfig.apply_overrides(cfg, list(opts))
     except Exception as error:  # of Hydra's parser, OmegaConf's or LazyConfig's own

@@ -1,3 +1,5 @@
+import builtins
+
 import pytest
 
 from gw_detectron.analysis.model import build_from_config
@@ -59,8 +61,10 @@ def test_a_mistake_is_named(config, opts, message):
 def test_a_lazy_config_that_fails_is_named(program, reason, tmp_path):
     path = tmp_path / "program.py"
     path.write_text(program)
+    import_function = builtins.__import__
     with pytest.raises(UsageError, match=f"program.py can't be run: {reason}"):
         build_from_config(str(path), [])
+    assert builtins.__import__ is import_function
 
 
 def test_a_lazy_config_without_a_model_is_named(tmp_path):
