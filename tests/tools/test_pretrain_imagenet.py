@@ -38,15 +38,13 @@ def test_the_command_line_trains_with_worker_processes(data, tmp_path):
         ((), ["MODEL.RESNETS.NORMS", "GW"], "MODEL.RESNETS.NORMS"),
         ((), ["MODEL.RESNETS.NORM", "GWW"], '"GWW"'),
         ((), ["MODEL.GW.POSITIONS", "S9"], '"S9"'),
-        ((), ["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "SOLVER.AMP.ENABLED"),
         ((), ["MODEL.WEIGHTS", "gone.pth"], "MODEL.WEIGHTS gone.pth"),
         (("--eval-only",), [], "MODEL.WEIGHTS FILE"),
         (("--data", "gone"), [], "gone/train"),
         (("--data", ""), [], "--data DIR"),
         (("--config-file", "gone.yaml"), [], "gone.yaml"),
         (("--config-file", ""), [], "configs/ImageNet-Classification"),
-        (("--num-gpus", "2"), ["MODEL.DEVICE", "cpu"], "2 processes"),
-        (("--num-machines", "2"), ["MODEL.DEVICE", "cpu"], "2 processes"),
+        (("--num-gpus", "-1"), [], "--num-gpus -1"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -60,7 +58,7 @@ def test_a_broken_image_stops_the_run_with_its_name(data, tmp_path, monkeypatch,
         bad = data / "train" / name / "1.png"
         bad.write_bytes(bad.read_bytes()[:300])
     line = failure(data, tmp_path, monkeypatch, capsys, opts=["DATALOADER.NUM_WORKERS", 1])
-    assert "1.png cannot be read as an image" in line
+    assert "1.png can't be read" in line
 
 
 def test_weights_of_another_kind_are_not_evaluated(data, tmp_path, monkeypatch, capsys):
