@@ -47,5 +47,6 @@ if __name__ == "__main__":
     for kill in range(int(sys.argv[1])):
         train(args, folder, kill_while_saving=kill % 2 == 0)
         print(f"killed beside {number_of_checkpoints(folder)} checkpoints, "
-              f"{len(list(folder.glob('*.unfinished')))} unfinished")  # fmt: skip
+              f"{len(list(folder.glob('*.unfinished')))} unfinished",
+              flush=True)  # fmt: skip  # or the next child would print it again
     main(args)
