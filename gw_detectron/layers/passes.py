@@ -87,7 +87,7 @@ def whiten(
     g = w.shape[-1]
     y = result_like(x)
     groups, whitened = _groups(x, g), _groups(y, g)
-    shift = torch.bmm(w, mean).neg_().unsqueeze(-1)
+    shift = -_times_vector(w, mean).unsqueeze(-1)
     if weight is not None:
         weight = _by_group(weight, w)
         shift = shift * weight
@@ -155,7 +155,7 @@ def input_gradient(
     """
     g = w.shape[-1]
     through_sigma = grad_sigma * (2 * g / x[0].numel())
-    shift = -(w @ mean_dy) - through_sigma @ mean
+    shift = -_times_vector(w, mean_dy) - _times_vector(through_sigma, mean)
     dx = result_like(x)
     weight = None if weight is None else _by_group(weight, w)
     tensors = _groups(dx, g), _groups(dy, g), _groups(x, g)
@@ -223,6 +223,14 @@ def _is_small(groups: Tensor) -> bool:
 def _matrices(x: Tensor, num_groups: int) -> tuple[Tensor, ...]:
     """The c matrices X_k, each (N, g, S)."""
     return _groups(x, num_groups).unbind(2)
+
+
+def _times_vector(matrix: Tensor, vector: Tensor) -> Tensor:
+    """
+    matrix @ vector, (N, g, 1). Summed here, because BLAS has another routine for N = 1, and a
+    sample is to come out alone as in a batch, to the bit.
+    """
+    return (matrix * vector.mT).sum(-1, keepdim=True)
 
 
 def _by_group(parameter: Tensor, w: Tensor) -> Tensor:

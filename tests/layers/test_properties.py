@@ -134,6 +134,36 @@ def test_a_sample_does_not_see_the_others_bit_for_bit(x_and_g, options):
     assert torch.equal(first, second)
 
 
+@pytest.fixture
+def one_thread():
+    """With several, BLAS may part a lone sample's sums among them and not a batch's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 40, 30), (5, 256, 7, 7), (3, 128, 1, 1), (2, 512, 9)])
+@pytest.mark.parametrize("options", [{}, {"rescale": True}, {"method": "zca"}])
+@pytest.mark.parametrize("num_groups", [4, 16, 64])
+def test_a_sample_alone_comes_out_as_in_a_batch_bit_for_bit(shape, options, num_groups, one_thread):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(shape, generator=generator)
+    x[0] += 9
+    weight, bias = torch.randn(2, shape[1], generator=generator)
+    dy = torch.randn(shape, generator=generator)
+
+    def output_and_gradient(x, dy):
+        x = x.detach().requires_grad_()
+        y = group_whitening(x, num_groups, weight=weight, bias=bias, **options)
+        return y, *torch.autograd.grad(y, x, dy)
+
+    in_batch = output_and_gradient(x, dy)
+    alone = [output_and_gradient(x[n : n + 1], dy[n : n + 1]) for n in range(len(x))]
+    for k, expected in enumerate(in_batch):
+        assert torch.equal(torch.cat([results[k] for results in alone]), expected)
+
+
 @pytest.mark.parametrize("shape", [(2, 64, 40, 30), (40, 64, 7, 7), (3, 128, 1, 1)])
 def test_the_same_input_gives_the_same_bits(shape):
     torch.use_deterministic_algorithms(True)
