@@ -33,9 +33,8 @@ VENV = (ROOT / (os.environ.get("VENV") or ".venv")).resolve()
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".ready"  # what the environment was made from; written last, so that it never lies
 
-PARENT = (
-    "parent_environment.pth"  # in .venv, where it shares another virtual environment's packages
-)
+# In .venv's site-packages, where it shares another virtual environment's packages
+PARENT = "parent_environment.pth"
 
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 
