@@ -49,9 +49,16 @@ def building(what: str) -> Iterator[None]:
 
 @contextmanager
 def ends_with_one_line() -> Iterator[None]:
-    """Around a command-line tool's work: a UsageError becomes a line on stderr and status 2."""
+    """
+    Around a command-line tool's work: a UsageError becomes a line on stderr and status 2, a Ctrl-C
+    another line and status 130.
+    """
+    tool = Path(sys.argv[0]).name
     try:
         yield
     except UsageError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{tool}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{tool}: stopped", file=sys.stderr)
+        sys.exit(130)

@@ -91,9 +91,9 @@ def main(args: argparse.Namespace) -> int:
 if __name__ == "__main__":
     for stopped_by in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(stopped_by, signal.default_int_handler)
-    try:
-        with ends_with_one_line():
+    with ends_with_one_line():
+        try:
             sys.exit(main(argument_parser().parse_args()))
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
-        sys.exit(130)
+        except KeyboardInterrupt:
+            print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
+            sys.exit(130)

@@ -35,12 +35,15 @@ def start(arguments: Sequence[str], console: str) -> subprocess.Popen:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ends it and all that it has started, if it hasn't ended; returns when it has."""
-    if process.stdin:
-        process.stdin.close()
+    """
+    Ends it and all that it has started, if it hasn't ended; returns when it has. It has the time
+    to save where it is.
+    """
     for end in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
-            return
+            break
         os.killpg(process.pid, end)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_SECONDS_TO_END)
+    if process.stdin:
+        process.stdin.close()

@@ -1,7 +1,9 @@
 """A tool's work in one process, in one a GPU, or in those that torchrun has started."""
 
 import argparse
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +16,10 @@ from torch import distributed
 from torch.multiprocessing import ProcessRaisedException
 
 from ..errors import UsageError
+from .interruption import heeding
 
 
+@heeding(signal.default_int_handler)
 def run(
     main: Callable[[argparse.Namespace], Any],
     load_config: Callable[[argparse.Namespace], CfgNode],
@@ -31,6 +35,7 @@ def run(
 
     Raises:
         UsageError: of whichever process, on a mistake in what args name.
+        KeyboardInterrupt: this process was asked to end; the others have ended before.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():
         return _join(main, args)
@@ -46,6 +51,9 @@ def run(
             dist_url=args.dist_url,
             args=(args,),
         )
+    except KeyboardInterrupt:
+        _end_children()
+        raise
     except ProcessRaisedException as error:  # a process of launch's tells by its traceback only
         if f"{UsageError.__module__}.UsageError: " in str(error):
             raise UsageError(str(error)) from error
@@ -55,6 +63,15 @@ def run(
                 "another one, or --dist-url auto on a single machine"
             ) from error
         raise
+
+
+def _end_children() -> None:
+    """Asks them to end, which those that a Ctrl-C has reached bear twice, and waits."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join()
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ from ..data.images import ImageMapper
 from .checkpointer import Checkpointer
 from .evaluators import build_evaluator
 from .failures import building
+from .interruption import StopWhenAsked, let_workers_be
 from .mixed_precision import CPUAMPTrainer
 from .resumption import ORDER, STEP, make_resumable, random_numbers_of, seed_of
 
@@ -40,9 +41,10 @@ logger = logging.getLogger("detectron2.gw")
 class Trainer(DefaultTrainer):
     """
     DefaultTrainer that also trains with several processes and with SOLVER.AMP on the CPU, whose
-    checkpoints are never half written, and that evaluates every kind of dataset Detectron2 has an
-    evaluator for. Unless SEED is negative, a run that is resumed ends with the weights of one that
-    was never stopped, on the CPU bit for bit; TEST.PRECISE_BN's images alone begin anew.
+    checkpoints are never half written, which saves one when it is asked to end, and which evaluates
+    every kind of dataset Detectron2 has an evaluator for. Unless SEED is negative, a run that is
+    resumed ends with the weights of one that was never stopped, on the CPU bit for bit;
+    TEST.PRECISE_BN's images alone begin anew.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -58,6 +60,7 @@ class Trainer(DefaultTrainer):
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         with building("what loads the training images"):
             loader = self._build_resumable_loader()
+            let_workers_be(loader)
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         device_ids = {} if on_gpu else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
@@ -103,9 +106,10 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
         built = super().build_hooks()
+        at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        built.insert(at, StopWhenAsked())
         if self.cfg.TEST.AUG.ENABLED:  # behind the evaluation, before what writes the metrics
-            at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-            built.insert(at + 1, hooks.EvalHook(0, self._evaluate_with_TTA))
+            built.insert(at + 2, hooks.EvalHook(0, self._evaluate_with_TTA))
         if self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD:
             built.append(NormDiagnosticsHook(self.model, self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD))
         return built

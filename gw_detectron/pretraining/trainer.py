@@ -7,6 +7,7 @@ from detectron2.engine import HookBase, hooks
 from torch.utils.data import DataLoader
 
 from .. import engine
+from ..engine.interruption import StopWhenAsked
 from . import data
 from .batch_statistics import ShareBatchStatistics
 from .ema import EMA
@@ -31,7 +32,7 @@ class Trainer(engine.Trainer):
         models = [trained, self.ema.model] if self.ema else [trained]
         periods = (self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD)
         # what changes the model comes before what saves or evaluates it
-        readers = (hooks.PeriodicCheckpointer, hooks.EvalHook)
+        readers = (hooks.PeriodicCheckpointer, StopWhenAsked, hooks.EvalHook)
         at = next(i for i, hook in enumerate(ret) if isinstance(hook, readers))
         ret[at:at] = [self.ema, ShareBatchStatistics(models, periods)]
         if self.ema:

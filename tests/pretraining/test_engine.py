@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import signal
 
 import pytest
 import torch
@@ -106,6 +107,28 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(data, tmp_path, monkeypatch)
     # a finished run has nothing left to train, and says its result again
     assert engine.main(arguments(data, tmp_path, "--resume", opts=opts))["classification"]
     assert iterations == [3, 4, 5]
+
+
+def test_a_run_that_is_asked_to_end_is_saved_with_its_average(data, tmp_path, monkeypatch):
+    opts = ["PRETRAINING.EMA.ENABLED", True, "PRETRAINING.CHECKPOINT_EPOCHS", 99]
+    engine.main(arguments(data, tmp_path / "unbroken", opts=opts))
+    run_step, iterations = Trainer.run_step, []
+
+    def asked_in_4(self):
+        run_step(self)
+        iterations.append(self.iter)
+        if iterations == [0, 1, 2, 3, 4]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "run_step", asked_in_4)
+    with pytest.raises(KeyboardInterrupt):
+        engine.main(arguments(data, tmp_path, opts=opts))
+    engine.main(arguments(data, tmp_path, "--resume", opts=opts))
+    assert iterations == [0, 1, 2, 3, 4, 5]
+    resumed, unbroken = (
+        torch.load(folder / "backbone.pth")["model"] for folder in (tmp_path, tmp_path / "unbroken")
+    )
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
 
 
 def detector(norm):

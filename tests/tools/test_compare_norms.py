@@ -87,6 +87,23 @@ def test_a_comparison_killed_in_its_second_run_goes_on_with_it(arguments, tmp_pa
         assert (run / "model_final.pth").exists() and not (run / "model_0000000.pth").exists()
 
 
+def test_ctrl_c_saves_the_run_in_progress(arguments, tmp_path):
+    long = ["SOLVER.MAX_ITER", "9999", "SOLVER.CHECKPOINT_PERIOD", "9999", "SOLVER.BASE_LR", "1e-4"]
+    command = [sys.executable, str(ROOT / "tools" / "compare_norms.py"), *arguments, *long]
+    run = tmp_path / "output" / "BN" / "seed1"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not list(run.glob("metrics.json")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.decode().splitlines()[-1].startswith("Stopped. The same command goes on")
+    (checkpoint,) = run.glob("*.pth")
+    assert (run / "last_checkpoint").read_text() == checkpoint.name
+    assert "Traceback" not in (run / "console.txt").read_text()
+
+
 def test_the_script_prints_a_mistake_as_one_line_with_status_2(tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "compare_norms.py"), "--config-file", CONFIG]
     done = subprocess.run(
