@@ -19,6 +19,7 @@ from ..data.coco import CocoDataset, adapt_config, register_datasets, require_fi
 from ..device import choose_device
 from ..engine.check import check_config
 from ..errors import UsageError, building
+from ..lock import locked
 from ..results.experiment import is_incidental
 from ..results.plot import save_plot
 from ..results.runs import Run, flatten, last_record, read_run
@@ -26,7 +27,7 @@ from ..results.table import Table, make_table
 from . import training
 from .entries import Entry, parse_entries
 from .progress import Progress, duration
-from .state import State, locked
+from .state import State
 
 __all__ = ["Comparison", "prepare"]
 
@@ -177,7 +178,7 @@ class Comparison:
         """
         progress = progress or Progress(len(self.entries) * self.num_seeds)
         os.makedirs(self.output, exist_ok=True)
-        with locked(self.output):
+        with locked(self.output, "--output"):
             self.state.write(self.output)
             runs = [(e, seed) for seed in range(1, self.num_seeds + 1) for e in self.entries]
             for number, (entry, seed) in enumerate(runs, 1):

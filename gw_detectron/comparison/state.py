@@ -1,20 +1,17 @@
 """What the runs in a comparison's directory have in common, so that no others get among them."""
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
+from ..lock import LOCK_FILE
 from ..results.experiment import differences
 
-__all__ = ["State", "locked"]
+__all__ = ["State"]
 
 _FILE = "comparison.json"
-_LOCK_FILE = ".lock"
 
 
 @dataclass
@@ -38,7 +35,7 @@ class State:
             with open(path, encoding="utf-8") as f:
                 return cls(**json.load(f))
         except (OSError, ValueError, TypeError) as error:
-            if os.path.isdir(folder) and set(os.listdir(folder)) <= {_LOCK_FILE}:
+            if os.path.isdir(folder) and set(os.listdir(folder)) <= {LOCK_FILE}:
                 return None
             if not os.path.exists(folder):
                 return None
@@ -77,21 +74,3 @@ class State:
                     "choose another name or --output"
                 )
         return State(now.config, now.datasets, before.entries | now.entries)
-
-
-@contextlib.contextmanager
-def locked(folder: str) -> Iterator[None]:
-    """
-    Keeps other processes out of the block; however this one ends, the lock ends with it.
-
-    Raises:
-        UsageError: another process is in it.
-    """
-    with open(os.path.join(folder, _LOCK_FILE), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another comparison is at work in {folder}") from None
-        except OSError:  # a file system without locks
-            pass
-        yield

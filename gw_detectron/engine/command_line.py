@@ -21,7 +21,7 @@ from ..results.detections import save_detection_sheet
 from .check import check_config
 from .failures import building, explained
 from .launch import checked_by_main_process
-from .output_dir import claim, require_room, set_up
+from .output_dir import claimed, require_room, set_up
 from .trainer import Trainer
 
 logger = logging.getLogger("detectron2.gw")
@@ -96,14 +96,14 @@ def main(args: argparse.Namespace) -> OrderedDict:
         OrderedDict: task ("bbox", "segm") -> metric -> value, of the last evaluation.
     """
     cfg = load_config(args)
-    checked_by_main_process(claim, cfg, args.resume, args.eval_only, args.config_file)
-    set_up(cfg, args)
-    if args.eval_only:
-        results, model = evaluate(cfg, args.resume)
-    else:
-        results, model = train(cfg, args.resume)
-    if comm.is_main_process():
-        report(cfg, model, results)
+    with claimed(cfg, args.resume, args.eval_only, args.config_file):
+        set_up(cfg, args)
+        if args.eval_only:
+            results, model = evaluate(cfg, args.resume)
+        else:
+            results, model = train(cfg, args.resume)
+        if comm.is_main_process():
+            report(cfg, model, results)
     return results
 
 

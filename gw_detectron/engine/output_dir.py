@@ -1,10 +1,12 @@
 """OUTPUT_DIR before a run: it can be written to, has room, and holds no other run."""
 
 import argparse
+import contextlib
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from detectron2.utils import comm
 
 from ..checkpoint.weights import require_scheme
 from ..errors import UsageError
+from ..lock import locked
 from ..results.experiment import differences
 from ..results.runs import flatten
 from .checkpointer import remove_unfinished
+from .launch import checked_by_main_process
 
 logger = logging.getLogger("detectron2.gw")
 
@@ -27,9 +31,30 @@ _PROBE = bytes(2**20)
 _NUM_CHECKPOINTS_TO_START = 3
 
 
+@contextlib.contextmanager
+def claimed(cfg: CfgNode, resume: bool, eval_only: bool, config_file: str = "") -> Iterator[None]:
+    """
+    Around a run, in each of its processes: OUTPUT_DIR is there, as :func:`claim` leaves it, and no
+    other process trains in it.
+
+    Raises:
+        UsageError: as :func:`claim`; another process trains there.
+    """
+
+    def enter() -> None:
+        claim(cfg, resume, eval_only, config_file)
+        if not eval_only and "://" not in cfg.OUTPUT_DIR:
+            lock.enter_context(locked(cfg.OUTPUT_DIR, "OUTPUT_DIR"))
+            remove_unfinished(cfg.OUTPUT_DIR)
+
+    with contextlib.ExitStack() as lock:
+        checked_by_main_process(enter)
+        yield
+
+
 def claim(cfg: CfgNode, resume: bool, eval_only: bool, config_file: str = "") -> None:
     """
-    Makes OUTPUT_DIR, and before training removes what a run that was killed left half written.
+    Makes OUTPUT_DIR.
 
     Args:
         config_file: what cfg was read from; it is not overwritten by the whole cfg.
@@ -61,8 +86,6 @@ def claim(cfg: CfgNode, resume: bool, eval_only: bool, config_file: str = "") ->
             file.write(_PROBE)
     except OSError as error:
         raise UsageError(f"OUTPUT_DIR {folder} can't be written to: {error.strerror}") from error
-    if not eval_only:
-        remove_unfinished(folder)
 
 
 def holds_run(folder: str) -> bool:

@@ -19,7 +19,7 @@ from ..config import merge_into
 from ..device import choose_device
 from ..engine.failures import explained
 from ..engine.launch import checked_by_main_process
-from ..engine.output_dir import claim, require_room, set_up
+from ..engine.output_dir import claimed, require_room, set_up
 from ..errors import UsageError
 from . import data
 from .config import add_pretraining_config, check_config, with_schedule
@@ -105,11 +105,11 @@ def main(args: argparse.Namespace) -> OrderedDict:
         OrderedDict: "classification" -> "top1", "top5" -> percent, of the last evaluation.
     """
     cfg = load_config(args)
-    checked_by_main_process(claim, cfg, args.resume, args.eval_only)
-    set_up(cfg, args)
-    if cfg.MODEL.DEVICE == "cpu":
-        logger.info("Running on the CPU.")
-    results = evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
+    with claimed(cfg, args.resume, args.eval_only):
+        set_up(cfg, args)
+        if cfg.MODEL.DEVICE == "cpu":
+            logger.info("Running on the CPU.")
+        results = evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
     if comm.is_main_process():
         values = flatten_results_dict(results).items()
         logger.info(", ".join(f"{name} {value:.2f}" for name, value in values))

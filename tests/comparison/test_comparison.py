@@ -12,9 +12,9 @@ pytest.importorskip("detectron2")
 from gw_detectron.comparison import comparison as module
 from gw_detectron.comparison import prepare, training
 from gw_detectron.comparison.progress import Progress
-from gw_detectron.comparison.state import locked
 from gw_detectron.errors import UsageError
 
+from ..locks import lock_held
 from ..results.synthetic import everywhere, train_record, write_run
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "quickstart" / "faster_rcnn_R_18_FPN_gn.yaml")
@@ -236,5 +236,5 @@ class TestAnOutputDirectory:
 
     def test_is_for_one_process_at_a_time(self, comparison, trained, tmp_path):
         comparison("BN").run()
-        with locked(str(tmp_path / "output")), pytest.raises(UsageError, match="at work"):
+        with lock_held(tmp_path / "output"), pytest.raises(UsageError, match="--output .* in use"):
             comparison("BN").run()

@@ -375,12 +375,12 @@ def contents(folder):
 
 
 def check_that_nothing_is_overwritten(before, folder):
-    """What the run has begun with may be there: its config, its log, metrics without content."""
+    """What a run begins with may be there: its lock, config, log, metrics without content."""
     after = contents(folder)
     for name, content in before.items():
         is_log = name.endswith("log.txt")
         assert after[name].startswith(content) if is_log else after[name] == content
-    new = after.keys() - before.keys()
+    new = {name for name in after.keys() - before.keys() if not name.endswith("/.lock")}
     assert {name.split("/")[0] for name in new} <= {"output"}
     assert not [name for name in new if name.endswith((".pth", ".unfinished"))]
 

@@ -6,8 +6,10 @@ import torch
 from detectron2.config import get_cfg
 
 from gw_detectron.engine import output_dir
-from gw_detectron.engine.output_dir import claim, require_room
+from gw_detectron.engine.output_dir import claim, claimed, require_room
 from gw_detectron.errors import UsageError
+
+from ..locks import lock_held
 
 
 def config(folder, **overrides):
@@ -131,6 +133,20 @@ def test_a_directory_without_permission_is_one_line(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(output_dir.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))
     assert "No space left on device" in mistake(config(tmp_path))
+
+
+def test_one_process_trains_and_others_may_evaluate(run_there):
+    cfg = config(run_there, **SAME)
+    (run_there / "model_0000009.pth.unfinished").touch()
+    with lock_held(run_there):
+        with pytest.raises(UsageError, match="OUTPUT_DIR .* is in use by process"):
+            claimed(cfg, resume=True, eval_only=False).__enter__()
+        with claimed(cfg, resume=False, eval_only=True):
+            pass
+        assert (run_there / "model_0000009.pth.unfinished").exists()
+    for _ in range(2):
+        with claimed(cfg, resume=True, eval_only=False):
+            assert not list(run_there.glob("*.unfinished"))
 
 
 class ATrainer(namedtuple("ATrainer", "cfg model optimizer start_iter max_iter")):

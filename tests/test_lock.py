@@ -1,0 +1,49 @@
+import os
+import socket
+
+import pytest
+
+from gw_detectron.errors import UsageError
+from gw_detectron.lock import locked
+
+from .locks import lock_held
+
+
+def test_another_process_is_named_and_kept_out(tmp_path):
+    with lock_held(tmp_path) as holder, pytest.raises(UsageError) as error:
+        locked(str(tmp_path), "OUTPUT_DIR").__enter__()
+    assert str(error.value) == (
+        f"OUTPUT_DIR {tmp_path} is in use by process {holder.pid} on {socket.gethostname()}: "
+        "let it end, or choose another OUTPUT_DIR"
+    )
+
+
+def test_a_killed_process_holds_nothing_though_its_child_lives(tmp_path):
+    with lock_held(tmp_path) as holder:
+        holder.kill()
+        holder.wait()
+        with locked(str(tmp_path), "OUTPUT_DIR"):
+            assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+
+
+def test_what_cannot_be_written_to_is_one_line(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UsageError, match="^--output .* can't be written to: Is a directory$"):
+        locked(str(tmp_path), "--output").__enter__()
+
+
+def test_it_ends_with_the_block(tmp_path):
+    for _ in range(2):
+        with locked(str(tmp_path), "OUTPUT_DIR"):
+            pass
+    with lock_held(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_has_none(tmp_path, monkeypatch):
+    def lockf(*args):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with locked(str(tmp_path), "OUTPUT_DIR"), lock_held(tmp_path):
+        pass
