@@ -8,6 +8,7 @@ import sys
 
 from gw_detectron.comparison import prepare
 from gw_detectron.engine import add_dataset_argument
+from gw_detectron.engine.interruption import heeding
 from gw_detectron.errors import ends_with_one_line
 
 EXAMPLE = """
@@ -89,9 +90,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    for stopped_by in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stopped_by, signal.default_int_handler)
-    with ends_with_one_line():
+    with ends_with_one_line(), heeding(signal.default_int_handler):
         try:
             sys.exit(main(argument_parser().parse_args()))
         except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from gw_detectron.engine import Trainer
 
 from .commands import ROOT, arguments, command
 
+pytestmark = pytest.mark.usefixtures("heeded_signals")
 TOOL = str(ROOT / "tools" / "train_net.py")
 OPTS = ["MODEL.DEVICE", "cpu", "SOLVER.CHECKPOINT_PERIOD", 99]
 

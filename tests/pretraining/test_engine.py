@@ -109,7 +109,9 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(data, tmp_path, monkeypatch)
     assert iterations == [3, 4, 5]
 
 
-def test_a_run_that_is_asked_to_end_is_saved_with_its_average(data, tmp_path, monkeypatch):
+def test_a_run_that_is_asked_to_end_is_saved_with_its_average(
+    data, tmp_path, monkeypatch, heeded_signals
+):
     opts = ["PRETRAINING.EMA.ENABLED", True, "PRETRAINING.CHECKPOINT_EPOCHS", 99]
     engine.main(arguments(data, tmp_path / "unbroken", opts=opts))
     run_step, iterations = Trainer.run_step, []

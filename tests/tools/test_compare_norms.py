@@ -87,7 +87,7 @@ def test_a_comparison_killed_in_its_second_run_goes_on_with_it(arguments, tmp_pa
         assert (run / "model_final.pth").exists() and not (run / "model_0000000.pth").exists()
 
 
-def test_ctrl_c_saves_the_run_in_progress(arguments, tmp_path):
+def test_ctrl_c_saves_the_run_in_progress(arguments, tmp_path, heeded_signals):
     long = ["SOLVER.MAX_ITER", "9999", "SOLVER.CHECKPOINT_PERIOD", "9999", "SOLVER.BASE_LR", "1e-4"]
     command = [sys.executable, str(ROOT / "tools" / "compare_norms.py"), *arguments, *long]
     run = tmp_path / "output" / "BN" / "seed1"
