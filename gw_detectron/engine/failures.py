@@ -32,6 +32,12 @@ def explained(trainer: DefaultTrainer) -> Iterator[None]:
     with _on_console(is_unexplained):
         try:
             yield
+        except KeyboardInterrupt:
+            logger.info(
+                f"Stopped at iteration {trainer.iter}; {_what_is_left(trainer)}; "
+                "add --resume to go on"
+            )
+            raise
         except Exception as error:
             line = _explain(error, trainer)
             if line is None:
@@ -71,12 +77,12 @@ def _explain(error: BaseException | None, trainer: DefaultTrainer) -> str | None
     if isinstance(error, FloatingPointError):
         return (
             f"training diverged at iteration {trainer.iter}: {_not_finite(str(error))}; "
-            f"{what_is_left(trainer)}; a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS may help"
+            f"{_what_is_left(trainer)}; a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS may help"
         )
     if _is_full_disk(error):
         return (
             f"the disk with OUTPUT_DIR {trainer.cfg.OUTPUT_DIR} is full at iteration "
-            f"{trainer.iter}; {what_is_left(trainer)}; make room and add --resume"
+            f"{trainer.iter}; {_what_is_left(trainer)}; make room and add --resume"
         )
     return None
 
@@ -87,8 +93,7 @@ def _not_finite(message: str) -> str:
     return ", ".join(map(" ".join, losses)) or " ".join(message.split())
 
 
-def what_is_left(trainer: DefaultTrainer) -> str:
-    """Of a run that ends early."""
+def _what_is_left(trainer: DefaultTrainer) -> str:
     if not trainer.checkpointer.has_checkpoint():
         return "there is no checkpoint yet"
     return f"the last checkpoint is safe: {trainer.checkpointer.get_checkpoint_file()}"

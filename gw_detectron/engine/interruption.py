@@ -2,21 +2,19 @@
 
 import contextlib
 import functools
-import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-from .failures import what_is_left
-
-logger = logging.getLogger("detectron2.gw")
+L = TypeVar("L", bound=Iterable)
 
 
 @contextlib.contextmanager
@@ -77,29 +75,25 @@ class StopWhenAsked(HookBase):
 
     def after_train(self) -> None:
         with self._heeding:  # which ends here
-            if self._asked and self.trainer.iter < self.trainer.max_iter:
-                self._leave()
-
-    def _leave(self) -> None:
-        if self._is_whole():
-            name = f"model_{self.trainer.iter:07d}"  # as Detectron2 names it
-            self.trainer.checkpointer.save(name, iteration=self.trainer.iter)
-        logger.info(
-            f"Stopped at iteration {self.trainer.iter}; {what_is_left(self.trainer)}; "
-            "add --resume to go on"
-        )
+            if self._asked and self._is_whole():
+                name = f"model_{self.trainer.iter:07d}"  # as Detectron2 names it
+                self.trainer.checkpointer.save(name, iteration=self.trainer.iter)
 
 
-def let_workers_be(loader: Iterable) -> None:
+def let_workers_be(loader: L) -> L:
     """
     Has the workers of one of Detectron2's loaders, not yet iterated over, end when their parent
     asks, and for nobody else: signals often go to every process there is, and the iteration in
     progress needs its images.
+
+    Returns:
+        the loader.
     """
     data_loader = loader.dataset if isinstance(loader, AspectRatioGroupedDataset) else loader
     if isinstance(data_loader, DataLoader):
         init = functools.partial(_heed_parent_alone, data_loader.worker_init_fn)
         data_loader.worker_init_fn = init
+    return loader
 
 
 def _heed_parent_alone(init: Callable[[int], None] | None, worker: int) -> None:

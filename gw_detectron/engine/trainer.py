@@ -59,8 +59,7 @@ class Trainer(DefaultTrainer):
         with building("the learning rate's schedule"):
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         with building("what loads the training images"):
-            loader = self._build_resumable_loader()
-            let_workers_be(loader)
+            loader = let_workers_be(self._build_resumable_loader())
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         device_ids = {} if on_gpu else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
@@ -88,7 +87,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
         mapper = ImageMapper(DatasetMapper(cfg, False))
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return let_workers_be(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)

@@ -7,7 +7,7 @@ from detectron2.engine import HookBase, hooks
 from torch.utils.data import DataLoader
 
 from .. import engine
-from ..engine.interruption import StopWhenAsked
+from ..engine.interruption import StopWhenAsked, let_workers_be
 from . import data
 from .batch_statistics import ShareBatchStatistics
 from .ema import EMA
@@ -53,7 +53,7 @@ class Trainer(engine.Trainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        return data.build_test_loader(cfg, dataset_name)
+        return let_workers_be(data.build_test_loader(cfg, dataset_name))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> TopKEvaluator:

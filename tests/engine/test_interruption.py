@@ -1,6 +1,7 @@
 """Training that is asked to end, by signals sent to one of its processes or to all of them."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -91,16 +92,23 @@ def test_a_second_ctrl_c_ends_the_iteration_too(own_data, tmp_path, send):
     assert f"Stopped at iteration 2; the last checkpoint is safe: {tmp_path}/model_0000000" in log
 
 
-def test_an_evaluation_is_not_waited_for(own_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "period, iterations, saved", [(2, 1, "model_0000001.pth"), (0, 3, "model_final.pth")]
+)
+def test_an_evaluation_is_not_waited_for(
+    own_data, tmp_path, monkeypatch, period, iterations, saved
+):
     def test(cfg, model, evaluators=None):
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the evaluation went on")
 
     monkeypatch.setattr(Trainer, "test", test)
-    opts = [*OPTS, "TEST.EVAL_PERIOD", 2]
+    opts = [*OPTS, "TEST.EVAL_PERIOD", period]
     with pytest.raises(KeyboardInterrupt):
         engine.main(arguments(own_data, tmp_path, opts=opts))
-    assert torch.load(tmp_path / "model_0000001.pth")["iteration"] == 1
+    assert (tmp_path / saved).exists()
+    line = f"Stopped at iteration {iterations}; the last checkpoint is safe: {tmp_path}/{saved}; "
+    assert line in (tmp_path / "log.txt").read_text()
 
 
 def test_in_the_last_iteration_training_ends_as_ever(own_data, tmp_path, send, unbroken):
@@ -171,6 +179,22 @@ def test_a_signal_to_the_workers_too_loses_nothing(own_data, tmp_path, start, nu
     assert "Traceback" not in errors
     (checkpoint,) = tmp_path.glob("*.pth")
     assert (tmp_path / "last_checkpoint").read_text() == checkpoint.name
+
+
+def test_an_evaluation_s_workers_end_with_their_parent_alone(own_data, tmp_path):
+    opts = [*OPTS, "DATALOADER.NUM_WORKERS", 1]
+    cfg = engine.load_config(arguments(own_data, tmp_path, opts=opts))
+    images = iter(Trainer.build_test_loader(cfg, "own_val"))
+    next(images)
+    (worker,) = multiprocessing.active_children()
+    for name in ("INT", "TERM", "HUP"):
+        subprocess.run(["kill", "-s", name, str(worker.pid)], check=True)
+    time.sleep(0.2)
+    assert worker.is_alive()
+    assert len(list(images)) == 3
+    worker.terminate()
+    worker.join(10)
+    assert not worker.is_alive()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Detectron2 launches on GPUs, if any")
