@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def run(
             args=(args,),
         )
     except KeyboardInterrupt:
-        _end_children()
+        end_children()
         raise
     except ProcessRaisedException as error:  # a process of launch's tells by its traceback only
         if f"{UsageError.__module__}.UsageError: " in str(error):
@@ -65,13 +66,20 @@ def run(
         raise
 
 
-def _end_children() -> None:
-    """Asks them to end, which those that a Ctrl-C has reached bear twice, and waits."""
+def end_children() -> None:
+    """Asks them to end, which may be twice, and waits; a second Ctrl-C kills them."""
     children = multiprocessing.active_children()
-    for child in children:
-        child.terminate()
-    for child in children:
-        child.join()
+
+    def kill_if_ctrl_c(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            for child in children:
+                child.kill()
+
+    with heeding(kill_if_ctrl_c):
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join()
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from gw_detectron import engine
 from gw_detectron.engine import Trainer
+from gw_detectron.engine.launch import end_children
 
 from .commands import ROOT, arguments, command
 
@@ -206,7 +207,9 @@ def test_processes_end_together(own_data, tmp_path, start, by):
         options = []
     process = start(*tool, *command(own_data[:4], tmp_path, *options, opts=LONG))
     wait_for_training(process, tmp_path)
-    os.kill(process.pid, signal.SIGTERM)  # to the parent alone
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGTERM)  # to the parent alone
+        time.sleep(0.1)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     (checkpoint,) = tmp_path.glob("*.pth")
@@ -215,6 +218,23 @@ def test_processes_end_together(own_data, tmp_path, start, by):
         assert process.returncode == 130
         assert errors.splitlines()[-1] == "train_net.py: stopped"
         assert "Traceback" not in errors
+
+
+def test_a_second_ctrl_c_kills_processes_that_do_not_end():
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    deaf = context.Process(target=ignore_sigterm, args=(started,))
+    deaf.start()
+    started.wait()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    end_children()
+    assert deaf.exitcode == -signal.SIGKILL
+
+
+def ignore_sigterm(started):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    started.set()
+    time.sleep(60)
 
 
 def test_one_process_that_is_asked_ends_all(own_data, tmp_path, monkeypatch, send):
