@@ -106,9 +106,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[hooks.HookBase | None]:
         built = super().build_hooks()
         at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-        built.insert(at, StopWhenAsked())
         if self.cfg.TEST.AUG.ENABLED:  # behind the evaluation, before what writes the metrics
-            built.insert(at + 2, hooks.EvalHook(0, self._evaluate_with_TTA))
+            built.insert(at + 1, hooks.EvalHook(0, self._evaluate_with_TTA))
+        built.insert(at, StopWhenAsked())
         if self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD:
             built.append(NormDiagnosticsHook(self.model, self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD))
         return built

@@ -237,7 +237,7 @@ def ignore_sigterm(started):
     time.sleep(60)
 
 
-def test_one_process_that_is_asked_ends_all(own_data, tmp_path, monkeypatch, send):
+def test_one_process_that_is_asked_ends_all(own_data, tmp_path, monkeypatch):
     monkeypatch.setattr(comm, "all_gather", lambda own: [own, True])
     with pytest.raises(KeyboardInterrupt):
         engine.main(arguments(own_data[:4], tmp_path, opts=OPTS))
