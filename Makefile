@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= $(if $(wildcard $(VENV)/.ready),$(VENV)/bin/python,python3)
 export VENV
 
-.PHONY: help environment demo docs test test-matrix format clean
+.PHONY: help environment demo docs test test-gpu benchmark-gpu test-matrix format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,6 +26,20 @@ test: environment  ## check the format, the code and the tests
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m pytest
+
+# With what is installed. Most of the time is compiling Triton's kernels: in several processes, where
+# pytest-xdist is there, of two threads each.
+test-gpu:  ## run the tests that need a GPU, without making an environment (2 minutes)
+	@$(PYTHON) -c "import sys, torch; torch.cuda.is_available() or \
+	    sys.exit('make test-gpu: PyTorch sees no GPU here')"
+	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" OMP_NUM_THREADS=2 \
+	    $(PYTHON) -m pytest -m "gpu and not slow" $$($(PYTHON) -c "import xdist" 2>/dev/null && \
+	    echo --numprocesses auto --maxprocesses 12 --maxschedchunk 1)
+
+OUTPUT ?= output/benchmark-gpu
+benchmark-gpu:  ## measure GW on a GPU, with what is installed, into OUTPUT (4 minutes)
+	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" \
+	    $(PYTHON) tools/benchmark.py gpu --output $(OUTPUT)
 
 test-matrix:  ## make test on Python 3.10 to 3.12, those that are there, and with the oldest PyTorch
 	@python3 tools/test_matrix.py $(PYTHONS)

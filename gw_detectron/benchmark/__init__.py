@@ -1,7 +1,20 @@
 """What whitening costs in time and memory, in single layers and in whole models."""
 
-from .layers import NORMS, measure_layers
+from .layers import LAYERS_CONFIG, LAYERS_OPTS, NORMS, measure_layers
 from .machine import DTYPES, Machine
 from .models import measure_models
+from .report import Results
+from .suite import PARTS, measure_parts
 
-__all__ = ["DTYPES", "NORMS", "Machine", "measure_layers", "measure_models"]
+__all__ = [
+    "DTYPES",
+    "LAYERS_CONFIG",
+    "LAYERS_OPTS",
+    "NORMS",
+    "PARTS",
+    "Machine",
+    "Results",
+    "measure_layers",
+    "measure_models",
+    "measure_parts",
+]

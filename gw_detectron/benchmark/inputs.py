@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,27 +34,34 @@ class LayerInput:
         return "x".join(map(str, self.shape))
 
 
-def find_inputs(model: nn.Module, images: Sequence[dict[str, Any]]) -> list[LayerInput]:
+def find_inputs(
+    model: nn.Module, images: Sequence[dict[str, Any]], training: bool = True
+) -> list[LayerInput]:
     """
     Every distinct input of the model's GW layers in a training step, in the order of their use.
 
+    Nothing is whitened for it: a layer gives back what it takes, which has the same shape.
+
     Args:
         images: a batch of the model, with ground truth.
+        training: False for the inputs in inference.
     """
     name_of = {m: name for name, m in model.named_modules() if isinstance(m, GroupWhitening)}
     found: dict[tuple, list[GroupWhitening]] = {}
 
-    def record(layer: GroupWhitening, inputs: tuple[Tensor]) -> None:
-        layers = found.setdefault((tuple(inputs[0].shape), layer.extra_repr()), [])
+    def record(layer: GroupWhitening, x: Tensor) -> Tensor:
+        layers = found.setdefault((tuple(x.shape), layer.extra_repr()), [])
         if layer not in layers:
             layers.append(layer)
+        return x
 
-    handles = [layer.register_forward_pre_hook(record) for layer in name_of]
-    model.train()
+    for layer in name_of:
+        layer.forward = partial(record, layer)
+    model.train(training)
     with torch.no_grad(), EventStorage():
         model(images)
-    for handle in handles:
-        handle.remove()
+    for layer in name_of:
+        del layer.forward
     return [
         LayerInput(shape, layers[0], tuple(name_of[layer] for layer in layers))
         for (shape, _), layers in found.items()

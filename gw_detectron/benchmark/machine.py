@@ -1,6 +1,8 @@
 """On what and in which arithmetic a benchmark runs."""
 
+import importlib.metadata
 import platform
+import subprocess
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +54,10 @@ class Machine:
         return cls(torch.device(device), arithmetic, channels_last)
 
     @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
     def dtype(self) -> torch.dtype:
         return DTYPES[self.arithmetic]
 
@@ -62,8 +68,8 @@ class Machine:
     def describe(self) -> dict[str, str]:
         """What a reader of the figures has to know; heading -> text."""
         arithmetic = self.arithmetic
-        if self.device.type == "cuda":
-            processor = torch.cuda.get_device_name()
+        if self.on_gpu:
+            processor = f"{torch.cuda.get_device_name()}, driver {_driver()}"
             clock = "CUDA events"
             if self.dtype is torch.float32:
                 by_convolutions = "with" if torch.backends.cudnn.allow_tf32 else "without"
@@ -75,11 +81,27 @@ class Machine:
         return {
             "processor": processor,
             "versions": f"gw_detectron {__version__}, PyTorch {torch.__version__}, "
+            f"CUDA {torch.version.cuda}, Triton {_version('triton')}, "
             f"Python {platform.python_version()}",
             "arithmetic": arithmetic,
             "memory format": str(self.memory_format).removeprefix("torch."),
             "time": clock,
         }
+
+
+def _driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.check_output(query, text=True, timeout=20).split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

@@ -1,8 +1,10 @@
 """A training step and an inference of whole models that differ in their norms."""
 
 import itertools
+import math
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +19,10 @@ from tqdm import tqdm
 
 from ..comparison.entries import parse_entries
 from ..errors import UsageError
-from ..layers import GroupWhitening
+from ..layers import GroupWhitening, set_backend
 from ..results.runs import flatten
+from .inputs import find_inputs
+from .kernels import compile_kernels, require_kernels
 from .machine import Machine
 from .memory import peak_bytes, saved_bytes
 from .plot import Panel
@@ -80,10 +84,13 @@ def measure_models(
     size: tuple[int, int] | None,
     num_images: int,
     rounds: int,
+    backends: Mapping[str, str] | None = None,
+    seconds: float = math.inf,
 ) -> ModelResults:
     """
     Measures Detectron2's own training step and inference of several models on the same images.
-    Where it is interrupted, the results are those of the rounds before.
+    Where it is interrupted, the results are those of the rounds before. A model that fails is noted
+    and left out.
 
     Args:
         config_files: a model each; or one, of which norms make the models.
@@ -91,10 +98,14 @@ def measure_models(
         norms: entries, see :func:`parse_entries`; none to take the configs as they are.
         with_textbook: beside each model with GW, also the same with the textbook's layer.
         size: (height, width) of the images; None for the first config's.
+        backends: what computes GW, by what is added to a model's name: each model with GW is
+            measured with each. None for the one that GW_BACKEND names.
+        seconds: after which no other round is begun.
 
     Raises:
         UsageError: on a mistake in any of these.
     """
+    end = time.monotonic() + seconds
     if machine.dtype is not torch.float32 and machine.device.type == "cpu":
         raise UsageError(
             f"--dtype {machine.arithmetic}: Detectron2's mixed precision needs a GPU; "
@@ -104,11 +115,19 @@ def measure_models(
     size = size or image_size(next(iter(configs.values())))
     images = make_images(size, num_images)
     works = {}
+    variants: dict[str, dict[str, Any]] = {
+        f", {label}": {"backend": backend} for label, backend in (backends or {}).items()
+    } or {"": {}}
+    if with_textbook:
+        variants[", textbook"] = {"textbook": True}
     for name, cfg in configs.items():
-        works[name] = _Work(cfg, images, machine)
-        if with_textbook and works[name].has_gw:
-            works[f"{name}, textbook"] = _Work(cfg, images, machine, textbook=True)
-    if with_textbook and len(works) == len(configs):
+        for suffix, options in variants.items():
+            work = _Work(cfg, images, machine, **options)
+            if not work.has_gw:
+                works[name] = work
+                break
+            works[name + suffix] = work
+    if with_textbook and not any(work.has_gw for work in works.values()):
         raise UsageError("--textbook: there is no GW layer in any of the models")
     results = ModelResults(
         about=describe(config_files, opts, size, num_images, rounds) | machine.describe()
@@ -118,14 +137,25 @@ def measure_models(
         try:
             for name, work in works.items():
                 progress.set_description(name)
-                memory[name] = work.memory()
+                try:
+                    memory[name] = work.memory()
+                except Exception as error:
+                    results.fail(name, error)
+            works = {name: works[name] for name in memory}
             progress.set_description("all models")
             for times in interleaved(works, rounds, machine.device):
                 results.costs = {name: Cost(times[name], memory[name]) for name in works}
                 progress.update()
+                if time.monotonic() > end and progress.n < rounds:
+                    results.notes.append(f"The time was up after {progress.n} of {rounds} rounds.")
+                    break
         except KeyboardInterrupt:
             results.stopped = True
             results.notes.append(f"Stopped after {progress.n} of {rounds} rounds.")
+        except Exception as error:
+            results.fail("the rounds that were left", error)
+        finally:
+            set_backend(None)
     return results
 
 
@@ -151,7 +181,13 @@ def _configs(
 
 
 class _Work:
-    """A Subject: a training step and an inference of a model with Detectron2's optimizer."""
+    """
+    A Subject: a training step and an inference of a model with Detectron2's optimizer.
+
+    Args:
+        textbook: whether the textbook's layer takes the place of GW.
+        backend: what computes GW, see :func:`set_backend`.
+    """
 
     def __init__(
         self,
@@ -159,10 +195,12 @@ class _Work:
         images: Sequence[dict[str, Any]],
         machine: Machine,
         textbook: bool = False,
+        backend: str | None = None,
     ) -> None:
         self.images, self.machine = images, machine
         self.model = build(cfg, images).to(memory_format=machine.memory_format)
         self.has_gw = any(isinstance(module, GroupWhitening) for module in self.model.modules())
+        self.backend = backend if self.has_gw else None
         if textbook:
             use_textbook(self.model)
         self.mixed = machine.dtype is not torch.float32
@@ -173,6 +211,8 @@ class _Work:
             self.trainer = SimpleTrainer(*arguments)
 
     def __call__(self, lap: Callable[[str], None]) -> None:
+        set_backend(self.backend)
+        lap("")
         self.train()
         lap("training step")
         self.infer()
@@ -188,16 +228,31 @@ class _Work:
             self.model(self.images)
 
     def memory(self) -> dict[str, int]:
+        if self.backend == "triton":
+            self._prepare_kernels()
+        set_backend(self.backend)
         self.train()  # the optimizer makes its state
         self.trainer.optimizer.zero_grad()
         not_counted = [*self.model.parameters(), *self.model.buffers()]
         with self._autocast():
             memory = {_SAVED: saved_bytes(lambda: self.model(self.images), not_counted)}
-        if self.machine.device.type == "cuda":
+        if self.machine.on_gpu:
             for peak, call in zip(_PEAKS, (self.train, self.infer), strict=True):
                 self.trainer.optimizer.zero_grad()
                 memory[peak] = peak_bytes(call, self.machine.device)
         return memory
+
+    def _prepare_kernels(self) -> None:
+        inputs = [
+            at
+            for training in (True, False)
+            for at in find_inputs(self.model, self.images, training)
+        ]
+        for at in inputs:
+            x = torch.empty(at.shape, dtype=self.machine.dtype, device=self.machine.device)
+            require_kernels(x, at.layer.num_groups)
+        if self.machine.on_gpu:
+            compile_kernels(inputs, self.machine, torch.float32)
 
     def _autocast(self) -> torch.autocast | nullcontext:
         return torch.autocast("cuda", self.machine.dtype) if self.mixed else nullcontext()

@@ -1,7 +1,9 @@
 """Ratios as bars, to either side of what they are relative to."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,17 +25,17 @@ class Panel:
     Attributes:
         title: what is compared.
         names: of what is compared, the first being what the others are drawn relative to.
-        groups: (label, an amount for each name).
+        groups: (label, an amount for each name, None where it is not known).
     """
 
     title: str
     names: Sequence[str]
-    groups: Sequence[tuple[str, Sequence[float]]]
+    groups: Sequence[tuple[str, Sequence[float | None]]]
 
 
-def save_bars(panels: Sequence[Panel], path: str) -> None:
+def save_bars(panels: Sequence[Panel], file: str | BinaryIO) -> None:
     """
-    Saves a picture with the panels in a row: a bar for every name but the first in each group, on a
+    Saves a PNG with the panels in a row: a bar for every name but the first in each group, on a
     logarithmic axis, from 1 to the left where it takes less and to the right where more, with its
     number at the end.
 
@@ -49,24 +51,25 @@ def save_bars(panels: Sequence[Panel], path: str) -> None:
         _draw(axes, panel)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path)
+    figure.savefig(file, format="png")
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
     reference, *names = panel.names
     thickness = 1 / (len(names) + 1)
     for index, name in enumerate(names):
-        ratios = [amounts[index + 1] / amounts[0] for _, amounts in panel.groups]
+        ratios = [_ratio(amounts[index + 1], amounts[0]) for _, amounts in panel.groups]
         shift = (index - (len(names) - 1) / 2) * thickness
         bars = axes.barh(
             [number + shift for number in range(len(ratios))],
-            [max(ratio, _SHORTEST) - 1 for ratio in ratios],
+            [0 if math.isnan(ratio) else max(ratio, _SHORTEST) - 1 for ratio in ratios],
             thickness,
             left=1,
             label=name,
             color=_COLORS[index % len(_COLORS)],
         )
-        axes.bar_label(bars, [f"{ratio:.3g}" for ratio in ratios], padding=2, fontsize=6)
+        labels = ["not measured" if math.isnan(ratio) else f"{ratio:.3g}" for ratio in ratios]
+        axes.bar_label(bars, labels, padding=2, fontsize=6)
     axes.set_title(panel.title, loc="left", fontsize="medium", fontweight="bold")
     axes.set_xlabel(f"times {reference}")
     axes.set_xscale("log")
@@ -81,3 +84,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_yticks(range(len(panel.groups)), [label for label, _ in panel.groups])
     axes.set_ylim(len(panel.groups) - 0.5, -0.5)
+
+
+def _ratio(amount: float | None, reference: float | None) -> float:
+    """NaN where either is not known."""
+    return math.nan if amount is None or not reference else amount / reference

@@ -7,18 +7,22 @@ beginning with another one each time, and ratios are of medians over the same ro
 On a CPU with one thread the clock is the process's CPU time, which stands still while other
 programs have the core. With several threads that would count those that wait, so there it is wall
 time, which is what a user sees. On a GPU it is CUDA events: work is queued as in training, and
-nothing waits for the host in between.
+nothing waits for the host in between. Small work is then bound by the host, which launches the
+kernels one by one; what the GPU takes alone is measured by a CUDA graph that holds many steps.
 """
 
+import functools
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-__all__ = ["Subject", "Times", "copy_bandwidth", "interleaved"]
+__all__ = ["Replay", "Subject", "Times", "copy_bandwidth", "interleaved"]
 
-# Runs once through its phases, and calls its argument with a phase's name at the end of each
+# Runs once through its phases, and calls its argument with a phase's name at the end of each, and
+# with "" at the end of what is not to be counted
 Subject = Callable[[Callable[[str], None]], None]
 Times = dict[str, dict[str, list[float]]]  # subject -> phase -> seconds, one a round
 
@@ -40,7 +44,7 @@ def interleaved(
     times: Times = {name: {} for name in subjects}
     names = list(subjects)
     for turn in range(rounds):
-        first = turn % len(names)
+        first = turn % max(1, len(names))
         of_round = {
             name: _run(subjects[name], repeats[name], device)
             for name in names[first:] + names[:first]
@@ -65,6 +69,56 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * _COPIED_BYTES / sorted(seconds)[len(seconds) // 2]
 
 
+class Replay:
+    """
+    A Subject with one phase, `steps` times what a GPU does in a call of `step`, without the host.
+
+    Args:
+        step: works on the same tensors every time, on a GPU, and has run before.
+
+    Raises:
+        RuntimeError: the step waits for the GPU, or does something else that a CUDA graph can't
+            hold.
+    """
+
+    phase, steps = "replay", 8
+
+    def __init__(self, step: Callable[[], object]) -> None:
+        before, side = torch.cuda.current_stream(), _side_stream()
+        side.wait_stream(before)
+        self.graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.stream(side):
+                step()
+                _require_no_waiting(step)  # which would leave PyTorch with a broken capture
+            before.wait_stream(side)
+            with torch.cuda.graph(self.graph, stream=side):
+                for _ in range(self.steps):
+                    step()
+        finally:
+            torch.cuda.set_stream(before)  # a capture that fails leaves its own
+
+    def __call__(self, lap: Callable[[str], None]) -> None:
+        self.graph.replay()
+        lap(self.phase)
+
+
+@functools.cache
+def _side_stream() -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps a workspace for each stream that it has seen."""
+    return torch.cuda.Stream()
+
+
+def _require_no_waiting(step: Callable[[], object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that this mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 def _run(subject: Subject, repeats: int, device: torch.device) -> dict[str, float]:
     """Phase -> seconds of one repeat, their mean."""
     moment, seconds_between = _clock(device)
@@ -75,7 +129,8 @@ def _run(subject: Subject, repeats: int, device: torch.device) -> dict[str, floa
         torch.cuda.synchronize()
     seconds: dict[str, float] = {}
     for (_, start), (phase, end) in zip(marks, marks[1:], strict=False):
-        seconds[phase] = seconds.get(phase, 0.0) + seconds_between(start, end) / repeats
+        if phase:
+            seconds[phase] = seconds.get(phase, 0.0) + seconds_between(start, end) / repeats
     return seconds
 
 

@@ -1,8 +1,9 @@
 """
 Which backend makes the passes over the data: PyTorch's own operators (passes.py), which cover
-everything, or Triton's kernels (triton_kernels/), where asked for.
+everything, or Triton's kernels (triton_kernels/), where they are quicker or asked for.
 """
 
+import functools
 import os
 from types import ModuleType
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from . import passes
 
-BACKENDS = ("torch", "triton")
-OLDEST_TRITON = (3, 7)  # 3.4 and older can't compile the kernels, the ones between were not tried
+BACKENDS = ("auto", "torch", "triton")
+OLDEST_TRITON = (3, 6)  # the oldest that compiles the kernels
 
 _chosen: str | None = None
 
@@ -21,8 +22,9 @@ def set_backend(name: str | None) -> None:
     Chooses what computes Group Whitening in this process.
 
     Args:
-        name: "torch" or "triton" (where its kernels do not cover an input, PyTorch computes as
-            before); None for what the environment variable GW_BACKEND says, "torch" by default.
+        name: "torch"; "triton" (where its kernels do not cover an input, PyTorch computes it);
+            "auto", which takes Triton where it has been measured to be quicker; None for what the
+            environment variable GW_BACKEND says, "auto" by default.
 
     Raises:
         ValueError: on another name, or "triton" where it is not installed or too old.
@@ -35,27 +37,37 @@ def set_backend(name: str | None) -> None:
 
 def backend_for(x: Tensor, num_groups: int) -> ModuleType:
     """What computes x: a module with the functions of passes.py."""
-    name = _chosen or os.environ.get("GW_BACKEND") or "torch"
+    name = _chosen or os.environ.get("GW_BACKEND") or "auto"
     _require(name, "GW_BACKEND")
-    if name == "triton":
-        from . import triton_kernels
+    if name == "torch" or (name == "auto" and (not x.is_cuda or _reason_against_triton())):
+        return passes
+    from . import triton_kernels
 
-        if triton_kernels.covers(x, num_groups):
-            return triton_kernels
-    return passes
+    if not triton_kernels.covers(x, num_groups):
+        return passes
+    if name == "auto" and not triton_kernels.are_quicker(x):
+        return passes
+    return triton_kernels
 
 
 def _require(name: str, where: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f"{where} must be one of {', '.join(BACKENDS)}, not {name!r}")
-    if name == "triton":
-        try:
-            import triton
-        except ImportError as error:
-            raise ValueError(f'{where} "triton": triton is not installed') from error
-        if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
-            oldest = ".".join(map(str, OLDEST_TRITON))
-            raise ValueError(
-                f'{where} "triton": the kernels need Triton {oldest}, and {triton.__version__} is '
-                "installed, which PyTorch brings: take a newer PyTorch"
-            )
+    if name == "triton" and (reason := _reason_against_triton()):
+        raise ValueError(f'{where} "triton": {reason}')
+
+
+@functools.cache
+def _reason_against_triton() -> str:
+    """Why the kernels cannot be had here; empty if they can."""
+    try:
+        import triton
+    except ImportError:
+        return "triton is not installed"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return (
+            f"the kernels need Triton {oldest}, and {triton.__version__} is installed, which "
+            "PyTorch brings: take a newer PyTorch"
+        )
+    return ""

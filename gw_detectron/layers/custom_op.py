@@ -1,76 +1,97 @@
 """
-Group Whitening as an operator of PyTorch, torch.ops.gw_detectron.group_whitening, and its gradient.
+Group Whitening forward and backward, and how PyTorch is told of them.
 
-To torch.compile an operator is one node: neither a break in the graph nor passes to be taken apart.
-A backend (backend.py) makes the passes over the data; what comes between them is a matter of g x g
-matrices (whitening_matrix.py). Arguments are taken to be valid: group_whitening.py checks them.
+Eager code gets an autograd function, whose calls cost least. torch.compile gets an operator,
+torch.ops.gw_detectron.group_whitening, which is one node to it: neither a break in the graph nor
+passes to be taken apart. Both run the same two functions. A backend (backend.py) makes the passes
+over the data; what comes between them is a matter of g x g matrices (whitening_matrix.py).
+Arguments are taken to be valid: group_whitening.py checks them.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from . import plain
 from .backend import backend_for
 from .passes import full_precision, result_like
+from .precision import full_float32, tf32_is_allowed
 from .whitening_matrix import rescale, rescale_backward, zca, zca_backward
 
-_OPTIONS = "int num_groups, int iterations, float eps, str method, bool rescaled"
+
+def group_whitening(x, weight, bias, num_groups, iterations, eps, method, rescaled) -> Tensor:
+    """See :func:`gw_detectron.layers.group_whitening`."""
+    arguments = x, weight, bias, num_groups, iterations, eps, method, rescaled
+    if torch._C._are_functorch_transforms_active():  # torch.func differentiates what it sees
+        return plain.group_whitening(*arguments)
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+        return torch.ops.gw_detectron.group_whitening(*arguments)[0]
+    return _GroupWhitening.apply(*arguments)
 
 
-@torch.library.custom_op(
-    "gw_detectron::group_whitening",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor? weight, Tensor? bias, {_OPTIONS}) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def group_whitening(x, weight, bias, num_groups, iterations, eps, method, rescaled):
+class _GroupWhitening(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, *options):
+        y, *matrices = forward(x, weight, bias, *options)
+        _save(ctx, x, weight, bias, options, matrices)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        return _gradients(ctx, dy, backward)
+
+
+def _save(ctx, x, weight, bias, options, matrices) -> None:
+    ctx.options = options
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x, weight, *matrices)
+
+
+def _gradients(ctx, dy, backward):
+    """For every argument of forward."""
+    x, weight, *matrices = ctx.saved_tensors
+    dx, dweight, dbias = backward(dy, x, weight, matrices, *ctx.options)
+    dweight = None if weight is None else dweight.to(weight.dtype)
+    dbias = None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype)
+    return dx, dweight, dbias, *[None] * len(ctx.options)
+
+
+def forward(x, weight, bias, num_groups, iterations, eps, method, rescaled):
     """
     Returns:
-        (y, mean, sigma, w, basis, eigenvalues): y, and what the backward takes. mean is (N, g, 1),
-        the matrices are (N, g, g); basis and eigenvalues, (N, g), are empty for method "itn".
+        (y, mean, sigma, w): y, and what the backward takes: mean is (N, g, 1), the matrices are
+        (N, g, g). For method "zca" also (..., basis, eigenvalues), (N, g, g) and (N, g).
     """
     if x.numel() == 0:
         return _empty(x, weight, bias, num_groups, iterations, eps, method, rescaled)
     backend = backend_for(x, num_groups)
     with _without_autocast(x):
         data = backend.data_of(x)
-        mean, sigma = backend.moments(data, num_groups)
-        sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
-        if method == "itn":
-            w = backend.newton(sigma, iterations)
-            basis, eigenvalues = w.new_empty(0), w.new_empty(0)
-        else:
-            w, basis, eigenvalues = zca(sigma, eps)
-        applied = rescale(sigma, w)[0] if rescaled else w
+        mean, sigma = backend.moments(data, num_groups, eps)
+        with _without_tf32(x):
+            if method == "itn":
+                matrices = (backend.newton(sigma, iterations),)
+            else:
+                matrices = zca(sigma, eps)
+            w = rescale(sigma, matrices[0])[0] if rescaled else matrices[0]
         data, offset = backend.without_offset(data, mean, sigma)
-        y = backend.whiten(data, offset, applied, weight, bias).to(x.dtype)
-    return y, mean, sigma, w, basis, eigenvalues
+        y = backend.whiten(data, offset, w, weight, bias).to(x.dtype)
+    return y, mean, sigma, *matrices
 
 
-@group_whitening.register_fake
-def _empty(x, weight, bias, num_groups, iterations, eps, method, rescaled):
-    n, g = x.shape[0], num_groups
-    decomposition = ((n, g, g), (n, g)) if method == "zca" else (0, 0)
-    shapes = (n, g, 1), (n, g, g), (n, g, g), *decomposition
-    return result_like(x), *(x.new_empty(s, dtype=full_precision(x.dtype)) for s in shapes)
-
-
-@torch.library.custom_op(
-    "gw_detectron::group_whitening_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor x, Tensor? weight, Tensor mean, Tensor sigma, Tensor w, "
-    f"Tensor basis, Tensor eigenvalues, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
-)
-def group_whitening_backward(
-    dy, x, weight, mean, sigma, w, basis, eigenvalues, num_groups, iterations, eps, method, rescaled
-):
+def backward(dy, x, weight, matrices, num_groups, iterations, eps, method, rescaled):
     """
     With dY = weight * dy the gradient of the whitened groups Y = W Xc,
 
         dW = dY Xc^T,   dx = W (dY - mean(dY)) + 2/m dSigma Xc,
 
     where dSigma, symmetric, is what the gradient of Sigma^(-1/2) makes of dW.
+
+    Args:
+        matrices: what forward returned behind y.
 
     Returns:
         (dx, dweight, dbias): in x's type and, both of shape (C,), in that of the statistics.
@@ -79,26 +100,24 @@ def group_whitening_backward(
         zero = x.new_zeros(x.shape[1], dtype=full_precision(x.dtype))
         return result_like(x), zero, zero.clone()
     backend = backend_for(x, num_groups)
+    mean, sigma, w, *decomposition = matrices
     with _without_autocast(x):
         data, offset = backend.without_offset(backend.data_of(x), mean, sigma)
         dy = backend.data_of(dy)
-        applied, scale = rescale(sigma, w) if rescaled else (w, None)
+        with _without_tf32(x):
+            applied, scale = rescale(sigma, w) if rescaled else (w, None)
         dw, mean_dy, dweight, dbias = backend.reduce(dy, data, offset, applied, weight)
-        direct = 0
-        if rescaled:
-            direct, dw = rescale_backward(sigma, applied, scale, dw)
-        if method == "itn":
-            dsigma = backend.newton_backward(sigma, w, dw, iterations) + direct
-        else:
-            dsigma = zca_backward(basis, eigenvalues, dw) + direct
+        with _without_tf32(x):
+            if rescaled:
+                direct, dw = rescale_backward(sigma, applied, scale, dw)
+            if method == "itn":
+                dsigma = backend.newton_backward(sigma, w, dw, iterations)
+            else:
+                dsigma = zca_backward(*decomposition, dw)
+            if rescaled:
+                dsigma = dsigma + direct
         dx = backend.input_gradient(dy, data, offset, mean_dy, applied, dsigma, weight)
     return dx.to(x.dtype), dweight, dbias
-
-
-@group_whitening_backward.register_fake
-def _(dy, x, *_):
-    channels = x.new_empty(x.shape[1], dtype=full_precision(x.dtype))
-    return result_like(x), channels, torch.empty_like(channels)
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager:
@@ -107,22 +126,42 @@ def _without_autocast(x: Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
-def _save(ctx, inputs, output) -> None:
-    x, weight, bias, *ctx.options = inputs
-    _, *matrices = output
-    ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.set_materialize_grads(False)  # nothing is asked of the matrices
-    ctx.save_for_backward(x, weight, *matrices)
+def _without_tf32(x: Tensor) -> AbstractContextManager:
+    """Products of g x g matrices are not rounded to TF32, which the iteration would amplify."""
+    return full_float32() if x.is_cuda and tf32_is_allowed() else nullcontext()
 
 
-def _backward(ctx, dy, *_):
-    if dy is None:
-        return (None,) * (3 + len(ctx.options))
-    x, weight, *matrices = ctx.saved_tensors
-    dx, dweight, dbias = group_whitening_backward(dy, x, weight, *matrices, *ctx.options)
-    dweight = None if weight is None else dweight.to(weight.dtype)
-    dbias = None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype)
-    return dx, dweight, dbias, *[None] * len(ctx.options)
+_OPTIONS = "int num_groups, int iterations, float eps, str method, bool rescaled"
+_operator = torch.library.custom_op(
+    "gw_detectron::group_whitening",
+    forward,
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor? weight, Tensor? bias, {_OPTIONS}) -> Tensor[]",
+)
+_operator_backward = torch.library.custom_op(
+    "gw_detectron::group_whitening_backward",
+    backward,
+    mutates_args=(),
+    schema=f"(Tensor dy, Tensor x, Tensor? weight, Tensor[] matrices, {_OPTIONS}) "
+    "-> (Tensor, Tensor, Tensor)",
+)
 
 
-group_whitening.register_autograd(_backward, setup_context=_save)
+@_operator.register_fake
+def _empty(x, weight, bias, num_groups, iterations, eps, method, rescaled):
+    n, g = x.shape[0], num_groups
+    decomposition = ((n, g, g), (n, g)) if method == "zca" else ()
+    shapes = (n, g, 1), (n, g, g), (n, g, g), *decomposition
+    return [result_like(x), *(x.new_empty(s, dtype=full_precision(x.dtype)) for s in shapes)]
+
+
+@_operator_backward.register_fake
+def _(dy, x, *_):
+    channels = x.new_empty(x.shape[1], dtype=full_precision(x.dtype))
+    return result_like(x), channels, torch.empty_like(channels)
+
+
+_operator.register_autograd(
+    lambda ctx, dys: _gradients(ctx, dys[0], _operator_backward),
+    setup_context=lambda ctx, inputs, output: _save(ctx, *inputs[:3], inputs[3:], output[1:]),
+)

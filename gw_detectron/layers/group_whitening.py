@@ -154,11 +154,15 @@ def _whiten(
                 f"GroupWhitening(num_channels={num_channels}) takes an input of shape "
                 f"(N, {num_channels}, *), not {tuple(x.shape)}"
             )
-        return custom_op.group_whitening(x, weight, bias, *options)[0]
+        return custom_op.group_whitening(x, weight, bias, *options)
 
 
-# torch.compiler.is_exporting came with PyTorch 2.7: before, torch.export keeps the operator
-_is_exporting = getattr(torch.compiler, "is_exporting", bool)
+def _is_exporting() -> bool:
+    """
+    torch.compiler.is_exporting(), which torch.compile takes to be true before PyTorch 2.12. It came
+    with 2.7: before, torch.export keeps the operator.
+    """
+    return getattr(torch.compiler, "_is_exporting_flag", False)
 
 
 def _check_options(

@@ -28,46 +28,62 @@ def data_of(x: Tensor) -> Tensor:
     return x.to(full_precision(x.dtype))
 
 
-def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """
     Args:
         x: (N, C, *spatial), not empty, in float32 or float64, as everywhere here.
 
     Returns:
-        (mean, covariance): of each sample's groups, (N, g, 1) and (N, g, g).
+        (mean, Sigma): the mean of each sample's groups, (N, g, 1), and their covariance with eps
+        added to its diagonal, (N, g, g).
     """
-    mean, covariance = _moments(x, num_groups)
-    data, _ = without_offset(x, mean, covariance)
-    if data is not x:
-        _, covariance = _moments(data, num_groups)
-    return mean, covariance
-
-
-def _moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    groups = _groups(x, num_groups)
-    if groups.is_contiguous():  # and need no taking apart
-        groups = groups.flatten(2)
-        mean, parts = groups.mean(2, keepdim=True), (groups,)
+    mean = _mean(x, num_groups)
+    if x.is_cuda:
+        sigma = _covariance(*without_offset(x, mean, None))
     else:
-        mean, parts = groups.mean((2, 3)).unsqueeze(2), groups.unbind(2)
+        sigma = _covariance(x, mean)
+        data, offset = without_offset(x, mean, sigma)
+        if data is not x:
+            sigma = _covariance(data, _mean(data, num_groups))
+    sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
+    return mean, sigma
+
+
+def _mean(x: Tensor, num_groups: int) -> Tensor:
+    groups = _groups(x, num_groups)
+    if groups.is_contiguous():
+        return groups.flatten(2).mean(2, keepdim=True)
+    return groups.mean((2, 3)).unsqueeze(2)
+
+
+def _covariance(x: Tensor, mean: Tensor) -> Tensor:
+    g = mean.shape[1]
+    groups = _groups(x, g)
+    # contiguous groups need no taking apart
+    parts = (groups.flatten(2),) if groups.is_contiguous() else groups.unbind(2)
     covariance = torch.bmm(mean, mean.mT)
-    share = num_groups / x[0].numel()
+    share = g / x[0].numel()
     for k, part in enumerate(parts):
         covariance.baddbmm_(part, part.mT, beta=1.0 if k else -1.0, alpha=share)
-    return mean, covariance
+    return covariance
 
 
-def without_offset(x: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def without_offset(x: Tensor, mean: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
     """
     (x, mean), which the passes that follow take for x - mean. Where the means of some samples are
     so large against their deviations that this would cost accuracy, (a copy of x with those samples
     centred, the mean with 0 for them): what becomes of a sample does not depend on the others.
+
+    On a GPU every sample is centred and sigma may be None: to ask would be to wait for the GPU.
     """
-    variance = sigma.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-    dominates = mean.square() > 16 * variance
-    if not dominates.any():
-        return x, mean
-    taken = torch.where(dominates.any(1, keepdim=True), mean, 0)
+    if x.is_cuda:
+        taken = mean
+    else:
+        variance = sigma.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+        dominates = mean.square() > 16 * variance
+        if not dominates.any():
+            return x, mean
+        taken = torch.where(dominates.any(1, keepdim=True), mean, 0)
     return (_groups(x, mean.shape[1]) - taken.unsqueeze(-1)).view(x.shape), mean - taken
 
 

@@ -29,11 +29,11 @@ def group_whitening(
     eye = torch.eye(num_groups, dtype=data.dtype, device=data.device)
     # Not groups.mT, which ONNX lacks, nor groups.shape[2], which its exporter takes for a constant
     m = x.flatten(1).shape[1] / num_groups
-    sigma = groups @ groups.transpose(1, 2) / m + eps * eye
+    sigma = torch.bmm(groups, groups.transpose(1, 2)) / m + eps * eye
     w = newton(sigma, iterations) if method == "itn" else zca(sigma, eps)[0]
     if rescaled:
         w = rescale(sigma, w)[0]
-    y = (w @ groups).view_as(x)
+    y = torch.bmm(w, groups).view_as(x)
     channels = [-1] + [1] * (x.dim() - 2)
     if weight is not None:
         y = y * weight.to(y.dtype).view(channels)

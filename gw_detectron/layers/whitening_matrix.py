@@ -20,7 +20,7 @@ def newton(sigma: Tensor, iterations: int) -> Tensor:
 
     Written with the residual R_k = P_k^2 S, which goes to I as P_k goes to S^(-1/2), a step is
 
-        F_k = (3 I - R_k) / 2,   P_{k+1} = P_k F_k,   R_{k+1} = F_k R_k F_k.
+        F_k = (3 I - R_k) / 2,   P_{k+1} = P_k F_k,   R_{k+1} = R_k F_k^2.
 
     The two are the same mathematics at the same price (P_k, R_k and S commute), but rounding
     errors, forward and backward, grow in the first with the condition number of Sigma.
@@ -28,13 +28,25 @@ def newton(sigma: Tensor, iterations: int) -> Tensor:
     A zero Sigma (a constant sample with eps = 0) has no inverse; its trace is taken to be 1.
     """
     trace = _trace_or_one(sigma)
-    p, _ = _newton_steps(sigma / trace, iterations)
+    r, eye = sigma / trace, _eye_like(sigma)
+    p = f = eye.expand_as(sigma)
+    for k in range(_useful_steps(iterations, sigma)):
+        if k > 0:
+            r = torch.bmm(torch.bmm(r, f), f)
+        f = torch.add(1.5 * eye, r, alpha=-0.5)
+        p = torch.bmm(p, f) if k > 0 else f
     return p / trace.sqrt()
 
 
 def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -> Tensor:
     """
     The gradient of :func:`newton` with respect to sigma.
+
+    P_T is a polynomial in S. The derivative of a polynomial at a symmetric S is its own adjoint, so
+    the gradient with respect to S is the derivative of P_T in the direction dP of the gradient that
+    comes in: newton's steps again, each product differentiated with respect to both its factors,
+
+        dR_0 = dP,   dF_k = -dR_k / 2,   d(A B) = dA B + A dB,   dS = dP_T.
 
     Args:
         sigma: what newton was given.
@@ -45,49 +57,30 @@ def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -
         Tensor: of sigma's shape, symmetric.
     """
     trace = _trace_or_one(sigma)
-    s = sigma / trace
+    s, eye = sigma / trace, _eye_like(sigma)
     grad_w = _symmetric(grad_w)
-    _, states = _newton_steps(s, iterations, keep=True)
-
-    grad_p, grad_r = grad_w / trace.sqrt(), None
-    for k, (p, r, f) in reversed(list(enumerate(states))):
-        grad_f = torch.bmm(p, grad_p) if k > 0 else grad_p  # P_{k+1} = P_k F_k, and P_0 = I
+    r, dr = s, grad_w / trace.sqrt()
+    p, dp = f, df = eye.expand_as(s), torch.zeros_like(s)
+    for k in range(_useful_steps(iterations, sigma)):
         if k > 0:
-            grad_p = _symmetric(torch.bmm(grad_p, f))
-        if grad_r is None:  # R_T is never used
-            grad_f = _symmetric(grad_f)
-            grad_r = grad_f / -2
-        else:  # R_{k+1} = F_k R_k F_k and F_k = (3 I - R_k) / 2
-            rf = torch.bmm(grad_r, f)
-            grad_f = _symmetric(torch.baddbmm(grad_f, rf, r, alpha=2))
-            grad_r = torch.baddbmm(grad_f, f, rf, beta=-0.5)
-    grad_s = torch.zeros_like(sigma) if grad_r is None else _symmetric(grad_r)
+            rf, drf = torch.bmm(r, f), torch.bmm(dr, f).baddbmm_(r, df)
+            r, dr = torch.bmm(rf, f), torch.bmm(drf, f).baddbmm_(rf, df)
+        f, df = torch.add(1.5 * eye, r, alpha=-0.5), -0.5 * dr
+        p, dp = (torch.bmm(p, f), torch.bmm(dp, f).baddbmm_(p, df)) if k > 0 else (f, df)
+    grad_s = _symmetric(dp)
 
     # W(c Sigma) = c^(-1/2) W(Sigma) for every number c, so that <dSigma, Sigma> = -<dW, W> / 2:
     # that fixes the part of the gradient that comes through the trace.
     through_trace = (_inner(grad_w, w) / 2 + _inner(grad_s, s)) / trace
-    return grad_s / trace - through_trace * _eye_like(sigma)
+    return grad_s / trace - through_trace * eye
 
 
-def _newton_steps(
-    s: Tensor, iterations: int, keep: bool = False
-) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-    """P_T, and if `keep` (P_k, R_k, F_k) for k = 0 ... T-1."""
-    eye = _eye_like(s)
-    three_halves = 1.5 * eye
-    # A direction with a share l of the trace has converged once 1.5^k sqrt(l) > 1. Steps that could
-    # only concern shares below the type's resolution (T > 19 in float32) would amplify rounding.
-    iterations = min(iterations, int(-math.log(_resolution(s)) / (2 * math.log(1.5))))
-    states: list[tuple[Tensor, Tensor, Tensor]] = []
-    p, r = eye.expand_as(s), s
-    for k in range(iterations):
-        f = torch.add(three_halves, r, alpha=-0.5)
-        if keep:
-            states.append((p, r, f))
-        p = torch.bmm(p, f) if k > 0 else f
-        if k + 1 < iterations:
-            r = torch.bmm(torch.bmm(f, r), f)
-    return p, states
+def _useful_steps(iterations: int, sigma: Tensor) -> int:
+    """
+    A direction with a share l of the trace has converged once 1.5^k sqrt(l) > 1. Steps that could
+    only concern shares below the type's resolution (T > 19 in float32) would amplify rounding.
+    """
+    return min(iterations, int(-math.log(_resolution(sigma)) / (2 * math.log(1.5))))
 
 
 def zca(sigma: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +128,7 @@ def rescale(sigma: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (s W, s), s of shape (N, 1, 1); 1 where W Sigma W is zero.
     """
-    total_variance = _inner(w, sigma @ w)
+    total_variance = _inner(w, torch.bmm(sigma, w))
     s = torch.where(total_variance == 0, 1, (sigma.shape[-1] / total_variance).sqrt())
     return s * w, s
 

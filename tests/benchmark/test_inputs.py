@@ -31,6 +31,15 @@ def test_two_images_have_twice_the_maps_and_twice_the_regions():
     assert counts == {((2 * n, *of_one), g): count for ((n, *of_one), g), count in LAYERS.items()}
 
 
+def test_inference_has_the_regions_of_inference_and_the_layers_whiten_again_after():
+    images = make_images((50, 64), 1)
+    model = build(load_config(CONFIG, [*OPTS, "TEST.DETECTIONS_PER_IMAGE", "7"], CPU), images)
+    inputs = find_inputs(model, images, training=False)
+    assert {at.shape[0] for at in inputs} == {1, 200, 7}
+    x = torch.randn(2, 64, 5, 5)
+    assert not inputs[0].layer(x).equal(x)
+
+
 def test_layers_with_other_options_are_measured_apart():
     opts = [*OPTS, "MODEL.FPN.NORM", "GW(num_groups=16, iterations=3)"]
     opts += ["MODEL.FPN.OUT_CHANNELS", "128"]

@@ -4,7 +4,7 @@ pytest.importorskip("detectron2")
 
 import torch
 
-from gw_detectron.benchmark import layers
+from gw_detectron.benchmark import layers, timing
 from gw_detectron.benchmark.machine import Machine
 from gw_detectron.benchmark.timing import interleaved
 from gw_detectron.errors import UsageError
@@ -49,8 +49,8 @@ def test_half_precision_and_channels_last(quick, monkeypatch):
     seen = set()
 
     class Work(layers._Work):
-        def __init__(self, layer, x):
-            super().__init__(layer, x)
+        def __init__(self, layer, x, backend):
+            super().__init__(layer, x, backend)
             seen.add((x.dtype, x.is_contiguous(memory_format=torch.channels_last)))
 
     monkeypatch.setattr(layers, "_Work", Work)
@@ -71,16 +71,95 @@ def test_without_a_compiler_one_line_says_so_and_the_column_is_left_out(quick, m
         return module
 
     results = measure(["GW", "compiled", "GN"])
-    assert results.notes == ["Without torch.compile, which fails here: no C++ compiler"]
-    assert (
-        len(results.costs) == len(LAYERS) and "compiled" not in results.markdown().split("\n\n")[2]
+    assert results.remarks() == ["Without compiled: RuntimeError: no C++ compiler and more"]
+    assert results.norms == ["GW", "GN"] and len(results.costs) == len(LAYERS)
+
+
+def test_a_norm_that_fails_on_an_input_is_noted_and_the_rest_goes_on(quick, monkeypatch):
+    def make(layer):
+        if layer.num_channels == 128:
+            raise RuntimeError("not with 128")
+        return torch.nn.GroupNorm(1, layer.num_channels)
+
+    monkeypatch.setitem(layers.NORMS, "GN", make)
+    results = measure(["GN", "GW"])
+    assert results.remarks() == ["Without GN: RuntimeError: not with 128 (at 1x128x8x8)"]
+    norms = {at.label: list(by_norm) for at, by_norm in results.costs}
+    assert norms.pop("1x128x8x8") == ["GW"]
+    assert list(norms.values()) == [["GN", "GW"]] * (len(LAYERS) - 1)
+    row = next(line for line in results.markdown().splitlines() if "1x128x8x8" in line)
+    assert row.split("|")[4].strip() == "-" and "x" not in row.split("|")[5]
+
+
+def test_an_input_that_fails_is_noted_and_the_rest_goes_on(quick, monkeypatch):
+    def fails(*args):
+        if not calls:
+            calls.append(args)
+            raise RuntimeError("out of memory")
+        return interleaved(*args)
+
+    calls = []
+    monkeypatch.setattr(layers, "interleaved", fails)
+    results = measure(["GN"])
+    assert results.remarks() == ["Without all norms: RuntimeError: out of memory (at 1x64x32x32)"]
+    assert len(results.costs) == len(LAYERS) - 1
+
+
+def test_each_backend_computes_its_own_column_and_then_the_default_is_back(quick, monkeypatch):
+    seen = []
+
+    class Work(layers._Work):
+        def __init__(self, layer, x, backend):
+            super().__init__(layer, x, backend)
+            layer.register_forward_pre_hook(lambda *_: seen.append((backend, chosen[-1])))
+
+    chosen = []
+    monkeypatch.setattr(layers, "set_backend", chosen.append)
+    monkeypatch.setattr(layers, "require_kernels", lambda *args: None)
+    monkeypatch.setattr(layers, "_Work", Work)
+    results = measure(["GW", "GW Triton", "GW PyTorch"])
+    assert results.norms == ["GW", "GW Triton", "GW PyTorch"] and chosen[-1] is None
+    assert set(seen) == {(None, None), ("triton", "triton"), ("torch", "torch")}
+
+
+def test_after_the_time_is_up_no_input_is_begun(quick):
+    results = layers.measure_layers(
+        CONFIG, OPTS, Machine.prepare("cpu", "float32", False), ["GN"], (50, 64), 1, 1, seconds=0
     )
+    assert not results.costs and not results.stopped
+    assert results.notes == [f"The time was up after 0 of {len(LAYERS)} inputs."]
 
 
-def test_what_another_norm_cannot_do_is_an_error(quick, monkeypatch):
-    monkeypatch.setitem(layers.NORMS, "GN", lambda layer: torch.nn.GroupNorm(1, 1))
-    with pytest.raises(RuntimeError):
-        measure(["GW", "GN"])
+def test_on_a_gpu_kernels_are_compiled_before_and_steps_are_replayed_without_the_host(
+    quick, monkeypatch
+):
+    class Replay(timing.Replay):
+        def __init__(self, step):
+            if step.__self__.layer.num_channels == 512:
+                raise RuntimeError("it waits")
+
+        def __call__(self, lap):
+            lap(self.phase)
+
+    compiled = []
+    monkeypatch.setattr(Machine, "on_gpu", True)
+    monkeypatch.setattr(Machine, "describe", lambda machine: {})
+    monkeypatch.setattr(layers, "copy_bandwidth", lambda device: 1e9)
+    monkeypatch.setattr(layers, "compile_kernels", lambda *args: compiled.append(args))
+    monkeypatch.setattr(layers, "Replay", Replay)
+    results = measure(["GN", "GW"])
+    ((inputs, _, parameters),) = compiled
+    assert len(inputs) == len(LAYERS) and parameters is torch.float32
+    for at, by_norm in results.costs:
+        for cost in by_norm.values():
+            of_gpu = cost.times.get("forward + backward, GPU alone")
+            assert (of_gpu is None) if at.shape[1] == 512 else len(of_gpu) == 2
+    table = results.sections()["Forward + backward, GPU alone, ms"]
+    assert "GW's share of copy bandwidth" in table
+    assert results.remarks() == [
+        f"Without the time of {norm} on the GPU alone: RuntimeError: it waits (at 1x512x2x2)"
+        for norm in ("GN", "GW")
+    ]
 
 
 def test_after_an_interruption_the_inputs_before_are_there(quick, monkeypatch):

@@ -4,15 +4,18 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import torch
+
 from gw_detectron.benchmark import models
 from gw_detectron.benchmark.machine import Machine
 from gw_detectron.benchmark.timing import interleaved
+from gw_detectron.benchmark.workload import load_config, make_images
 from gw_detectron.errors import UsageError
 
 from .configs import CONFIG, OPTS
 
 
-def measure(files=(CONFIG,), norms=(), with_textbook=False, arithmetic="float32", opts=()):
+def measure(files=(CONFIG,), norms=(), with_textbook=False, arithmetic="float32", opts=(), **more):
     return models.measure_models(
         files,
         [*OPTS, *opts],
@@ -22,6 +25,7 @@ def measure(files=(CONFIG,), norms=(), with_textbook=False, arithmetic="float32"
         (50, 64),
         num_images=1,
         rounds=2,
+        **more,
     )
 
 
@@ -43,6 +47,50 @@ def test_models_take_turns_and_the_textbook_stands_beside_gw(quick):
     assert saved["GN"] < saved["group"] < saved["group, textbook"]
     assert results.about["images"] == "1 of 50x64"
     assert "| group, textbook |" in results.markdown()
+
+
+def test_each_backend_has_its_own_model_where_there_is_gw(quick, monkeypatch):
+    chosen, steps = [], []
+    monkeypatch.setattr(models, "set_backend", chosen.append)
+    run = models._Work.train
+
+    def train(work):
+        steps.append((work.has_gw, chosen[-1]))
+        run(work)
+
+    monkeypatch.setattr(models._Work, "train", train)
+    results = measure(norms=["GN", "GW(num_groups=8)"], backends={"A": "torch", "B": "other"})
+    assert list(results.costs) == ["GN", "GW(num_groups=8), A", "GW(num_groups=8), B"]
+    assert set(steps) == {(False, None), (True, "torch"), (True, "other")}
+    assert chosen[-1] is None
+
+
+def test_a_model_that_fails_is_noted_and_the_others_go_on(quick, monkeypatch):
+    def fails(self):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(models._Work, "_prepare_kernels", fails)
+    results = measure(backends={"PyTorch": "torch", "Triton": "triton"})
+    assert list(results.costs) == ["mask_rcnn_R_18_FPN_gw, PyTorch"]
+    assert results.remarks() == ["Without mask_rcnn_R_18_FPN_gw, Triton: RuntimeError: no kernel"]
+
+
+def test_kernels_are_compiled_for_training_and_inference_before_the_first_step(monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "require_kernels", lambda x, groups: None)
+    monkeypatch.setattr(models, "compile_kernels", lambda *args: asked.append(args))
+    machine = Machine.prepare("cpu", "float32", channels_last=False)
+    images = make_images((50, 64), 1)
+    work = models._Work(load_config(CONFIG, OPTS, machine.device), images, machine)
+    monkeypatch.setattr(Machine, "on_gpu", True)
+    work._prepare_kernels()
+    ((inputs, _, parameters),) = asked
+    assert {128, 200} <= {at.shape[0] for at in inputs} and parameters is torch.float32
+
+
+def test_after_the_time_is_up_no_round_is_begun(quick):
+    results = measure(seconds=0)
+    assert results.notes == ["The time was up after 1 of 2 rounds."] and not results.stopped
 
 
 def test_the_weights_stay_so_that_every_round_does_the_same(quick, monkeypatch):

@@ -114,6 +114,66 @@ def test_share_of_copy_bandwidth_is_of_the_least_traffic(results):
     assert rows(results.sections()["Inference, ms"])[3][-1] == "96%"
 
 
+def test_both_backends_have_a_share_and_what_was_not_measured_a_dash(results):
+    results.bandwidth, results.norms = 1e9, ["GN", "GW Triton", "GW PyTorch"]
+    results.costs = [(at, {"GN": of["GN"], "GW PyTorch": of["GW"]}) for at, of in results.costs]
+    (at, first), _ = results.costs
+    first["GW Triton"] = cost([0.004], [0.006], 10**6)
+    header, _, *body = rows(results.sections()["Inference, ms"])
+    assert header[3:] == [
+        "GN", "GW Triton", "GW PyTorch",
+        "GW Triton's share of copy bandwidth", "GW PyTorch's share of copy bandwidth",
+    ]  # fmt: skip
+    assert [row[3:] for row in body] == [
+        ["1.00", "4.00 4.00x", "2.00 ±50% 2.00x", "2%", "4%"],
+        ["16.0", "-", "8.00 0.50x", "-", "192%"],
+        ["4.00", "-", "4.00 1.00x", "", ""],
+    ]
+    body = rows(results.sections()[f"Memory {SAVED}, MB"])[2:]
+    assert body[2][3:] == ["102", "-", "103 1.01x"]
+
+
+def test_speed_is_of_the_gpu_alone_and_of_eager_calls_with_their_geometric_mean(results):
+    for (_, by_norm), seconds in zip(results.costs, (0.002, 0.008), strict=True):
+        by_norm["GW"].times["forward + backward, GPU alone"] = [seconds]
+    alone, eager = results.speed()
+    assert [alone.title, eager.title] == [
+        "forward + backward, GPU alone",
+        "forward + backward, eager",
+    ]
+    assert [label for label, _ in eager.groups] == ["1x64x10x10", "2x64x100x100", "geometric mean"]
+    assert [amounts for _, amounts in alone.groups] == [
+        [2.0, None],
+        [8.0, None],
+        [pytest.approx(4.0), None],
+    ]
+
+
+def test_what_failed_is_a_line_of_moderate_length_and_json_has_the_traceback(results, tmp_path):
+    try:
+        raise RuntimeError("begin " + 1000 * "x\n" + " end")
+    except RuntimeError as error:
+        results.fail("GW", error, "here")
+        results.fail("GW", error, "there")
+    (line,) = results.remarks()
+    assert line.startswith("Without GW: RuntimeError: begin x x") and len(line) < 400
+    assert line.endswith("x end (at here, there)") and line in results.markdown()
+    results.save(str(tmp_path))
+    ((_, failure),) = json.loads((tmp_path / "benchmark.json").read_text())["failures"].items()
+    assert "in test_what_failed" in failure["traceback"] and failure["places"] == ["here", "there"]
+
+
+def test_a_save_that_fails_leaves_the_files_as_they_were(results, tmp_path, monkeypatch):
+    results.save(str(tmp_path))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"benchmark.md", "benchmark.png", "benchmark.json"}
+    monkeypatch.setattr("os.replace", lambda *args: pytest.fail("not yet complete"))
+    monkeypatch.setattr(LayerResults, "markdown", lambda self: 1 / 0)
+    with pytest.raises(pytest.fail.Exception):
+        results.save(str(tmp_path))
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
 def test_model_tables_relate_every_model_to_the_first():
     def of_model(ms, mb):
         memory = dict.fromkeys([SAVED, "peak of the training step"], mb * 10**6)
@@ -156,6 +216,14 @@ def test_bars_go_from_1_to_the_ratio(results, figures, tmp_path):
     ends = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in inference.patches]
     assert ends == [(1, pytest.approx(0.5)), (1, pytest.approx(2.0))]
     assert [text.get_text() for text in saved.texts] == ["0.8", "1"]
+
+
+def test_what_was_not_measured_has_no_bar(results, figures, tmp_path):
+    del results.costs[0][1]["GN"]
+    results.save(str(tmp_path))
+    inference = figures[0].axes[0]
+    assert [text.get_text() for text in inference.texts] == ["not measured", "2"]
+    assert inference.patches[0].get_width() == 0
 
 
 def test_layers_of_one_shape_with_other_options_have_bars_of_their_own(results, figures, tmp_path):

@@ -1,3 +1,6 @@
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip("detectron2")
@@ -59,6 +62,84 @@ def test_what_is_short_is_repeated_and_its_mean_taken(clock):
         "forward": pytest.approx([0.001]),
         "backward": pytest.approx([0.003]),
     }
+
+
+def test_what_ends_with_no_name_does_not_count(clock):
+    def subject(lap):
+        for phase in ("", "work"):
+            clock([], "", **{phase: 1.0})(lap)
+
+    (times,) = timing.interleaved({"a": subject}, 1, CPU)
+    assert times == {"a": {"work": [1.0]}}
+
+
+class Cuda:
+    """torch.cuda as far as a capture needs it: one current stream, a graph that holds calls."""
+
+    def __init__(self, monkeypatch):
+        self.stream_now, self.mode, self.steps, self.capturing = "main", "default", [], None
+        self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: self.steps.append("replay"))
+        self.Stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
+        self.main = SimpleNamespace(wait_stream=lambda other: None)
+        self.stream_now = self.main
+        for name in (
+            "CUDAGraph", "Stream", "stream", "graph", "current_stream", "set_stream",
+            "set_sync_debug_mode",
+        ):  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        timing._side_stream.cache_clear()
+
+    def current_stream(self):
+        return self.stream_now
+
+    def set_stream(self, stream):
+        self.stream_now = stream
+
+    def set_sync_debug_mode(self, mode):
+        self.mode = mode
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.stream_now = self.stream_now, stream
+        yield
+        self.stream_now = before
+
+    @contextmanager
+    def graph(self, graph, stream):
+        self.capturing, self.stream_now = graph, stream
+        yield
+        self.capturing, self.stream_now = None, self.main
+
+    def step(self):
+        """What waits for the GPU raises in mode "error" only."""
+        assert self.stream_now is not self.main
+        self.steps.append("captured" if self.capturing else self.mode)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    yield Cuda(monkeypatch)
+    timing._side_stream.cache_clear()
+
+
+def test_a_replay_captures_several_steps_after_two_on_a_side_stream(cuda):
+    replay = timing.Replay(cuda.step)
+    assert cuda.steps == ["default", "error"] + ["captured"] * replay.steps
+    assert cuda.stream_now is cuda.main and cuda.mode == "default"
+    laps = []
+    replay(laps.append)
+    assert cuda.steps[-1] == "replay" and laps == ["replay"]
+
+
+@pytest.mark.parametrize("when", ["waits", "in the capture"])
+def test_a_step_that_cannot_be_captured_leaves_the_stream_as_it_was(cuda, when):
+    def step():
+        if cuda.mode == "error" if when == "waits" else cuda.capturing:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        timing.Replay(step)
+    assert cuda.stream_now is cuda.main and cuda.mode == "default"
 
 
 def test_bandwidth_counts_what_is_read_and_what_is_written(monkeypatch):

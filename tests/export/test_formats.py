@@ -97,10 +97,16 @@ def test_onnx_has_standard_operators_and_free_sizes(detector, tmp_path):
     assert [output.name for output in model.graph.output] == list(detector.output_names)
 
 
-def test_a_trace_can_move_to_another_device(detector, tmp_path):
+def test_a_trace_can_move_to_another_device(detector, tmp_path, device):
     """No tensor is made on a device of the trace's, but those that move to the model's at once."""
     torchscript_format.save(detector, tiny.image(96, 128), str(tmp_path / "model.ts"))
-    graph = torch.jit.load(tmp_path / "model.ts").inlined_graph
+    moved = torch.jit.load(tmp_path / "model.ts", map_location=device)
+    image = tiny.image(150, 210)
+    with torch.no_grad():
+        expected = Detections(*detector(image))
+        found = Detections(*(output.cpu() for output in moved(image.to(device))))
+    assert compare(expected, found, limit=0).agrees and len(found.scores) > 5
+    graph = moved.inlined_graph
     constants = [
         node.output()
         for node in graph.findAllNodes("prim::Constant")

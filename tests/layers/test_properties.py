@@ -1,11 +1,26 @@
-"""What holds for every input, on inputs that hypothesis makes up."""
+"""
+What holds for every input, on inputs that hypothesis makes up; on a GPU in PyTorch alone, since
+for inputs of so many kinds most of the time would be compiling.
+"""
 
 import pytest
 import torch
-from hypothesis import given, settings
+
+pytest.importorskip("hypothesis")
+
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from gw_detectron.layers import group_whitening
+
+from .conftest import DEVICES
+
+in_pytorch = pytest.mark.parametrize("device", DEVICES[:2], indirect=True)
+# The device stays the same from example to example
+settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("ours")
 
 # The strength of a group of inputs, and what is done to it, in powers of ten
 SCALES = st.integers(-8, 8).map(lambda power: 10.0**power)
@@ -51,57 +66,64 @@ def groups_of(x, g):
     return x.double().reshape(len(x), g, -1)
 
 
-@settings(max_examples=100, deadline=None)
+@in_pytorch
+@settings(max_examples=100)
 @given(inputs(dtypes=(torch.float32, torch.bfloat16, torch.float64)), METHODS)
-def test_output_and_gradient_are_finite_for_every_finite_input(x_and_g, options):
+def test_output_and_gradient_are_finite_for_every_finite_input(device, x_and_g, options):
     x, g = x_and_g
-    x = x.detach().requires_grad_()
+    x = x.to(device).detach().requires_grad_()
     y = group_whitening(x, g, **options)
     y.backward(torch.ones_like(y).uniform_(-1, 1))
     assert y.shape == x.shape and y.dtype == x.dtype
     assert y.isfinite().all() and x.grad.isfinite().all()
 
 
-@settings(max_examples=100, deadline=None)
+@in_pytorch
+@settings(max_examples=100)
 @given(inputs(dtypes=(torch.float64,)), st.integers(0, 9))
-def test_no_direction_comes_out_with_more_than_unit_variance(x_and_g, iterations):
+def test_no_direction_comes_out_with_more_than_unit_variance(device, x_and_g, iterations):
     """p_T(l)^2 l <= 1 for every share l of the trace, in the paper's Newton iteration as in ZCA."""
     x, g = x_and_g
     for options in ({"iterations": iterations}, {"method": "zca"}):
-        y = groups_of(group_whitening(x, g, **options), g)
+        y = groups_of(group_whitening(x.to(device), g, **options), g).cpu()
         y = y - y.mean(-1, keepdim=True)
         eigenvalues = torch.linalg.eigvalsh(y @ y.mT / y.shape[-1])
         assert eigenvalues.min() >= -1e-9
         assert eigenvalues.max() <= 1 + 1e-6
 
 
-@settings(max_examples=40, deadline=None)
+@in_pytorch
+@settings(max_examples=40)
 @given(inputs(dtypes=(torch.float64,), scales=st.just(1.0), flaws=st.just("none")), METHODS)
-def test_a_constant_added_to_a_group_changes_nothing(x_and_g, options):
+def test_a_constant_added_to_a_group_changes_nothing(device, x_and_g, options):
     x, g = x_and_g
     shift = torch.linspace(-2, 3, g, dtype=x.dtype).repeat_interleave(x.shape[1] // g)
     shifted = x + shift.view(1, -1, *[1] * (x.dim() - 2))
-    actual, expected = (group_whitening(t, g, eps=1e-2, **options) for t in (shifted, x))
+    actual, expected = (group_whitening(t.to(device), g, eps=1e-2, **options) for t in (shifted, x))
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@in_pytorch
+@settings(max_examples=40)
 @given(inputs(dtypes=(torch.float64,), scales=st.just(1.0), flaws=st.just("none")), METHODS, SCALES)
-def test_scaling_the_input_changes_nothing_but_eps(x_and_g, options, scale):
+def test_scaling_the_input_changes_nothing_but_eps(device, x_and_g, options, scale):
     x, g = x_and_g
+    x = x.to(device)
     actual = group_whitening(x * scale, g, eps=1e-2 * scale**2, **options)
     expected = group_whitening(x, g, eps=1e-2, **options)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@in_pytorch
+@settings(max_examples=40)
 @given(
     inputs(dtypes=(torch.float64,), scales=st.just(1.0), flaws=st.just("none")),
     METHODS,
     st.randoms(use_true_random=False),
 )
-def test_permuted_groups_come_out_permuted(x_and_g, options, random):
+def test_permuted_groups_come_out_permuted(device, x_and_g, options, random):
     x, g = x_and_g
+    x = x.to(device)
     order = list(range(g))
     random.shuffle(order)
     permute = lambda t: t.unflatten(1, (g, -1))[:, order].flatten(1, 2)  # noqa: E731
@@ -110,12 +132,13 @@ def test_permuted_groups_come_out_permuted(x_and_g, options, random):
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@in_pytorch
+@settings(max_examples=40)
 @given(inputs(), METHODS, st.sampled_from([torch.nan, torch.inf, -torch.inf]))
-def test_what_is_not_finite_stays_in_its_own_sample(x_and_g, options, value):
+def test_what_is_not_finite_stays_in_its_own_sample(device, x_and_g, options, value):
     x, g = x_and_g
     x = torch.cat([x, x + 1, x])
-    spoilt = x.clone()
+    spoilt = x.to(device, copy=True)
     spoilt[(0,) + (-1,) * (x.dim() - 1)] = value
     spoilt.requires_grad_()
     y = group_whitening(spoilt, g, **options)
@@ -124,10 +147,14 @@ def test_what_is_not_finite_stays_in_its_own_sample(x_and_g, options, value):
     assert y[1:].isfinite().all() and spoilt.grad[1:].isfinite().all()
 
 
-@settings(max_examples=40, deadline=None)
+@in_pytorch
+@settings(max_examples=40)
 @given(inputs(), METHODS)
-def test_a_sample_does_not_see_the_others_bit_for_bit(x_and_g, options):
+def test_a_sample_does_not_see_the_others_bit_for_bit(device, x_and_g, options):
+    if device == "cuda" and options.get("method") == "zca":
+        reject()  # cuSOLVER doesn't promise it
     x, g = x_and_g
+    x = x.to(device)
     others = torch.randn_like(x) * 1e3
     first = group_whitening(torch.cat([x, others]), g, **options)[: len(x)]
     second = group_whitening(torch.cat([x, x.flip(0)]), g, **options)[: len(x)]
@@ -165,11 +192,11 @@ def test_a_sample_alone_comes_out_as_in_a_batch_bit_for_bit(shape, options, num_
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 40, 30), (40, 64, 7, 7), (3, 128, 1, 1)])
-def test_the_same_input_gives_the_same_bits(shape):
+def test_the_same_input_gives_the_same_bits(shape, device):
     torch.use_deterministic_algorithms(True)
     try:
-        x = torch.randn(shape, requires_grad=True)
-        dy = torch.randn(shape)
+        x = torch.randn(shape, requires_grad=True, device=device)
+        dy = torch.randn(shape, device=device)
         runs = []
         for _ in range(2):
             y = group_whitening(x)

@@ -23,8 +23,11 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
 from gw_detectron.layers import triton_kernels as kernels  # noqa: E402
 
 float64 = torch.float64
+EPS = 0.01
 CONTIGUOUS = torch.contiguous_format
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cuda":
+    pytestmark = pytest.mark.gpu
 
 # (shape, groups, memory format)
 SHAPES = {
@@ -42,7 +45,7 @@ SHAPES = {
     "1-D, fewer values than groups": ((2, 33, 3), 33, None),
     "3-D": ((2, 24, 2, 3, 4), 12, None),
     "3-D, channels_last": ((2, 24, 2, 3, 4), 12, torch.channels_last_3d),
-    "128 groups": ((1, 128, 5, 5), 128, None),
+    "64 groups": ((1, 64, 5, 5), 64, None),
 }
 
 
@@ -85,12 +88,12 @@ def relative_error(actual, expected):
 
 def tolerance(dtype, result=False):
     """Of sums in float32, or of a `result` that is rounded to x's type."""
-    of_products = 1e-5 if DEVICE == "cpu" or not tf32_is_used(dtype) else 2e-3
+    of_products = 2e-3 if tf32_is_used(dtype) and DEVICE == "cuda" else 1e-5
     return max(of_products, torch.finfo(dtype).eps) if result else of_products
 
 
 def tf32_is_used(dtype):
-    return dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32
+    return dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
 
 
 def groups_of(x, g):
@@ -109,12 +112,15 @@ def whitened(x, mean, w):
 def test_moments_are_the_groups_mean_and_covariance(case):
     shape, g, memory_format, dtype = case
     x = laid_out(random(*shape), dtype, memory_format)
-    mean, covariance = kernels.moments(x, g)
+    mean, covariance = kernels.moments(x, g, EPS)
     groups = groups_of(x, g)
     centred = groups - groups.mean(2, keepdim=True)
     assert mean.dtype == covariance.dtype == torch.float32
     assert relative_error(mean, groups.mean(2, keepdim=True)) < 1e-6
-    assert relative_error(covariance, centred @ centred.mT / groups.shape[2]) < tolerance(dtype)
+    sigma = centred @ centred.mT / groups.shape[2] + EPS * torch.eye(g, device=DEVICE)
+    # Where columns are so few and close to each other that they get a pivot, x - pivot is rounded.
+    rounded = groups.shape[2] < 4
+    assert relative_error(covariance, sigma) < tolerance(dtype, result=rounded)
 
 
 def test_whitening_multiplies_what_is_centred_and_applies_the_affine(case):
@@ -142,9 +148,11 @@ def test_the_backwards_sums_are_the_gradients_of_its_parameters(case):
         (dy.double() * whitened(x, mean, w)).sum(but_channels),
         dy.double().sum(but_channels),
     )
+    # In channels_last weight * dy is rounded to dy's type before it is multiplied.
+    rounded = memory_format is not None or x[0, 0].numel() == 1
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == torch.float32
-        assert relative_error(a, e) < tolerance(dtype)
+        assert relative_error(a, e) < tolerance(dtype, result=rounded)
 
 
 def test_the_input_gradient_has_both_its_terms(case):
@@ -200,7 +208,9 @@ def test_a_gradient_that_lies_otherwise_than_the_input_is_read_rightly(memory_fo
 def test_channels_cut_out_of_more_are_read_where_they_lie():
     x = random(2, 24, 4, 5).float()[:, 3:15]
     assert kernels.covers(x, 6)
-    for a, e in zip(kernels.moments(x, 6), kernels.moments(x.contiguous(), 6), strict=True):
+    for a, e in zip(
+        kernels.moments(x, 6, EPS), kernels.moments(x.contiguous(), 6, EPS), strict=True
+    ):
         assert torch.equal(a, e)
 
 
@@ -209,7 +219,7 @@ def test_channels_cut_out_of_more_are_read_where_they_lie():
 def test_a_mean_that_is_large_against_the_deviation_costs_no_accuracy(name, offset):
     shape, g, memory_format = SHAPES[name]
     x = laid_out(random(*shape) + offset, torch.float32, memory_format)
-    covariance = kernels.moments(x, g)[1]
+    covariance = kernels.moments(x, g, 0.0)[1]
     centred = groups_of(x, g)
     centred = centred - centred.mean(2, keepdim=True)
     assert relative_error(covariance, centred @ centred.mT / centred.shape[2]) < 1e-5
@@ -218,7 +228,7 @@ def test_a_mean_that_is_large_against_the_deviation_costs_no_accuracy(name, offs
 @pytest.mark.parametrize("shape, g", [((2, 6, 1, 1), 6), ((2, 6), 6), ((2, 6, 4, 3), 6)])
 def test_a_constant_group_has_no_variance(shape, g):
     x = random(*shape[:2]).float().view(*shape[:2], *[1] * (len(shape) - 2)).expand(shape)
-    mean, covariance = kernels.moments(x.contiguous(), g)
+    mean, covariance = kernels.moments(x.contiguous(), g, 0.0)
     assert torch.equal(mean[:, :, 0], x.flatten(2)[:, :, 0] if x.dim() > 2 else x)
     assert not covariance.any()
 
@@ -226,7 +236,7 @@ def test_a_constant_group_has_no_variance(shape, g):
 def test_a_sample_that_is_not_finite_spoils_no_other():
     x = random(3, 8, 5, 5).float()
     x[1, 0, 0, 0] = torch.nan
-    mean, covariance = kernels.moments(x, 4)
+    mean, covariance = kernels.moments(x, 4, EPS)
     w = kernels.newton(covariance, 5)
     y = kernels.whiten(x, mean, w, None, None)
     assert y[1].isnan().all() and y[0].isfinite().all() and y[2].isfinite().all()
@@ -234,17 +244,19 @@ def test_a_sample_that_is_not_finite_spoils_no_other():
 
 def test_the_same_sums_come_out_every_time():
     x, dy = random(2, 1, 12, 30, 20).float()
-    mean, covariance = kernels.moments(x, 12)
+    mean, covariance = kernels.moments(x, 12, EPS)
     first, second = (
-        (*kernels.moments(x, 12), *kernels.reduce(dy, x, mean, covariance, None)) for _ in range(2)
+        (*kernels.moments(x, 12, EPS), *kernels.reduce(dy, x, mean, covariance, None))
+        for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-# (matrices, groups): held in registers or not, padded, more matrices than programs
+# (matrices, groups, iterations); the kernels leave the last two to PyTorch
 @pytest.mark.parametrize(
     "n, g, iterations",
-    [(2, 16, t) for t in (0, 1, 2, 3, 5, 7)] + [(1, 2, 5), (5, 40, 0), (5, 40, 2), (1, 70, 3)],
+    [(2, 16, t) for t in (0, 1, 2, 3, 5, 7)]
+    + [(1, 2, 5), (5, 40, 0), (5, 40, 2), (1, 70, 3), (1, 16, 8)],
 )
 @pytest.mark.parametrize("tf32", [False, True])
 def test_newtons_iteration_and_its_gradient_equal_the_papers_definition(n, g, iterations, tf32):
@@ -325,7 +337,7 @@ def test_what_is_not_covered_is_left_to_pytorch():
     assert not kernels.covers(x[:0], 6)
     assert not kernels.covers(x[:, :, :0], 6)
     assert not kernels.covers(x, 1)
-    assert not kernels.covers(random(1, 129, 2).float(), 129)
+    assert not kernels.covers(random(1, 65, 2).float(), 65)
     assert not kernels.covers(x.mT, 6)
     assert not kernels.covers(x[..., ::2], 6)
     assert not kernels.covers(x[:, :, :2, :2], 6)
@@ -346,13 +358,17 @@ def test_an_input_that_is_not_covered_is_computed_all_the_same():
         set_backend(None)
 
 
+KERNELS = {
+    f"{name}_kernel"
+    for name in ("moments", "add_shares", "newton", "whiten", "reduce", "sums", "newton_backward")
+} | {"input_gradient_kernel"}
 QUICK = [
     ["--groups=64", "--dtype=float32"],
     ["--groups=64", "--dtype=bfloat16", "--tf32", "--channels-last"],
 ]
 ALL = [
     [f"--groups={groups}", f"--dtype={kind}", f"--places={places}", layout]
-    for groups in (16, 32, 61, 64, 128)
+    for groups in (16, 32, 61, 64)
     for kind in ("float32", "float32 --tf32", "float16", "bfloat16")
     for places in (1, 3, 8, 64)
     for layout in ("", "--channels-last")
@@ -368,7 +384,7 @@ def test_every_kernel_compiles_for_an_h100_and_hardly_spills(arguments, tmp_path
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     kernels = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(kernels) == 6
+    assert {figures["kernel"] for figures in kernels} == KERNELS
     for figures in kernels:
         assert figures["spilled bytes a thread"] < 256, figures
         assert figures["shared bytes"] < 227 * 1024, figures

@@ -99,12 +99,14 @@ def test_a_wrong_norm_stops_at_build_time(key):
         ("build_gw_retinanet_resnet_fpn_backbone", ["p3", "p4", "p5", "p6", "p7"]),
     ],
 )
-def test_the_fpn_builders_whiten_the_same_places_and_leave_the_fpn_its_own_norm(name, features):
-    fpn = build(name, depth=18, **{"MODEL.FPN.NORM": "GN"})
+def test_the_fpn_builders_whiten_the_same_places_and_leave_the_fpn_its_own_norm(
+    name, features, device
+):
+    fpn = build(name, depth=18, **{"MODEL.FPN.NORM": "GN"}).to(device)
     assert list(fpn.output_shape()) == features
     assert layers(fpn) == {f"bottom_up.{n}" for n in at((2, 2, 2, 2), [1])}
     assert all("bottom_up" not in n for n in layers(fpn, nn.GroupNorm))
-    outputs = fpn(torch.randn(1, 3, 64, 64))
+    outputs = fpn(torch.randn(1, 3, 64, 64, device=device))
     assert all(outputs[name].isfinite().all() for name in features)
 
 
@@ -141,7 +143,9 @@ def test_weights_keep_detectron2s_names():
     assert {"stem.conv1.norm.weight", "res2.0.conv2.norm.bias"} <= set(build().state_dict())
 
 
-def test_gradients_reach_every_layer():
-    resnet = build(depth=18, **{"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.GW.BASE_NORM": "GN"})
-    sum(f.square().mean() for f in resnet(torch.randn(2, 3, 64, 64)).values()).backward()
+def test_gradients_reach_every_layer(device):
+    keys = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.GW.BASE_NORM": "GN"}
+    resnet = build(depth=18, **keys).to(device)
+    outputs = resnet(torch.randn(2, 3, 64, 64, device=device))
+    sum(f.square().mean() for f in outputs.values()).backward()
     assert all(p.grad is not None and p.grad.any() for p in resnet.parameters())

@@ -318,8 +318,8 @@ def test_detectron2s_optimizer_spares_gw_the_weight_decay_of_norms():
     assert {len(g["params"]): g["weight_decay"] for g in groups} == {1: 1e-4, 2: 0.0}
 
 
-def test_a_gw_detectors_output_is_modified_in_place_without_error():
-    block = PLACES["ViT's residual blocks"][0]("GW(num_groups=8)")
-    x = torch.randn(1, 64, 6, 6, requires_grad=True)
+def test_a_gw_detectors_output_is_modified_in_place_without_error(device):
+    block = PLACES["ViT's residual blocks"][0]("GW(num_groups=8)").to(device)
+    x = torch.randn(1, 64, 6, 6, requires_grad=True, device=device)
     block(x).sum().backward()
     assert x.grad.isfinite().all()

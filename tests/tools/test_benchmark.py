@@ -59,6 +59,43 @@ def test_the_default_model_has_gw_in_backbone_fpn_and_both_heads():
     assert norms == ("GW",) * 4 and model.ROI_BOX_HEAD.NUM_CONV == 4
 
 
+def test_gpu_saves_after_each_part_and_asks_for_a_gpu_unless_told(monkeypatch, tmp_path, capsys):
+    from gw_detectron.benchmark.models import ModelResults
+    from gw_detectron.benchmark.suite import SuiteResults
+
+    asked, files = [], []
+
+    def measure(names, device, size, rounds, seconds, opts):
+        asked.append((names, device, size, rounds, opts))
+        results = SuiteResults({}, notes=["Without AMP."])
+        cost = Cost({"training step": [1.0], "inference": [1.0]}, {"saved for the backward": 1})
+        for title in ("Models", "More"):
+            results.parts[title] = ModelResults({}, costs={"GW": cost})
+            yield results
+            files.append((tmp_path / "benchmark.md").read_text())
+
+    monkeypatch.setattr(benchmark, "measure_parts", measure)
+    assert run(["gpu", "--output", str(tmp_path)]) == 0
+    assert ["## Models" in text for text in files] == [True, True]
+    assert ["## More" in text for text in files] == [False, True]
+    assert "tools/benchmark.py" in files[0] and "Without AMP." in capsys.readouterr().out
+    options = ["--device", "cpu", "--size", "64", "96", "--parts", "compiled", "--rounds", "1"]
+    run(["gpu", "--output", str(tmp_path), *options, "MODEL.RESNETS.DEPTH", "18"])
+    assert asked == [
+        (list(benchmark.PARTS), "cuda", None, 6, []),
+        (["compiled"], "cpu", (64, 96), 1, ["MODEL.RESNETS.DEPTH", "18"]),
+    ]
+
+
+def test_gpu_without_a_gpu_is_a_mistake(monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="this machine has no GPU"):
+        run(["gpu", "--output", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("measured", [True, False])
 def test_what_was_measured_before_ctrl_c_is_reported_with_status_130(
     measured, monkeypatch, tmp_path, capsys

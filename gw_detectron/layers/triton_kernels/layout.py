@@ -23,9 +23,8 @@ from torch import Tensor
 
 from .launch import interpreted
 
-MAX_GROUPS = 128
+MAX_GROUPS = 64
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Layout(NamedTuple):
@@ -43,6 +42,10 @@ class Layout(NamedTuple):
     channels_inner: bool
     sample_stride: int
     outer_stride: int
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        return self.sample_stride, self.outer_stride
 
     @property
     def columns(self) -> int:
@@ -83,46 +86,63 @@ class Layout(NamedTuple):
 
 def layout_of(x: Tensor, num_groups: int) -> Layout | None:
     """None where the samples of x are neither contiguous nor channels_last."""
+    return _layout_of(x.shape, x.stride(), num_groups)
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout_of(shape: torch.Size, stride: tuple[int, ...], num_groups: int) -> Layout | None:
     position_stride, positions = 1, 1
-    for size, stride in zip(reversed(x.shape[2:]), reversed(x.stride()[2:]), strict=True):
+    for size, step in zip(reversed(shape[2:]), reversed(stride[2:]), strict=True):
         if size == 1:
             continue
         if positions == 1:
-            position_stride = stride
-        elif stride != position_stride * positions:
+            position_stride = step
+        elif step != position_stride * positions:
             return None
         positions *= size
-    places = x.shape[1] // num_groups
-    sample_stride, channel_stride = x.stride()[:2] if len(x) > 1 else (0, x.stride(1))
-    if positions == 1 and channel_stride == 1:
-        return Layout(places, 1, True, sample_stride, 0)
-    channels_last = _CHANNELS_LAST.get(x.dim())
-    if channels_last is not None and x.is_contiguous(memory_format=channels_last):
-        return Layout(places, positions, True, sample_stride, position_stride)
-    if position_stride == 1 and channel_stride >= positions > 1:
+    n, channels = shape[:2]
+    places = channels // num_groups
+    sample_stride, channel_stride = stride[0] if n > 1 else 0, stride[1]
+    if max(sample_stride, position_stride, channel_stride) >= 2**31:
+        return None
+    if positions == 1:
+        return Layout(places, 1, True, sample_stride, 0) if channel_stride == 1 else None
+    if position_stride == 1 and channel_stride >= positions:
         return Layout(places, positions, False, sample_stride, channel_stride)
+    if (
+        len(shape) in (4, 5)
+        and (channel_stride, position_stride) == (1, channels)
+        and sample_stride in (0, channels * positions)
+    ):
+        return Layout(places, positions, True, sample_stride, position_stride)
     return None
 
 
 def covers(x: Tensor, num_groups: int) -> bool:
     """
-    Whether the kernels take x: on a GPU (or anywhere in the interpreter), not empty, of 2 to 128
+    Whether the kernels take x: on a GPU (or anywhere in the interpreter), not empty, of 2 to 64
     groups, in float32 or a half type, and contiguous or channels_last within each sample.
     """
     return (
         x.dtype in _DTYPES
         and 2 <= num_groups <= MAX_GROUPS
         and x.numel() > 0
-        and (interpreted(locate) or (x.is_cuda and _is_capable(x.device)))
+        and (interpreted(locate) or (x.is_cuda and _capability(x.device) >= (8, 0)))
         and (layout := layout_of(x, num_groups)) is not None
         # Offsets within a sample are 32 bits wide.
         and layout.extent(num_groups) < 2**31
     )
 
 
+def are_quicker(x: Tensor) -> bool:
+    """Whether the kernels have been measured to be quicker, of an input that they cover."""
+    return _capability(x.device) == (9, 0)
+
+
 @functools.lru_cache
-def _is_capable(device: torch.device) -> bool:
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+def _capability(device: torch.device) -> tuple[int, int]:
+    """(0, 0) where the GPU is not NVIDIA's."""
+    return (0, 0) if torch.version.hip else torch.cuda.get_device_capability(device)
 
 
 @triton.jit
@@ -160,6 +180,21 @@ def locate(
         offsets = (groups * num_places + places) * outer_stride + positions
     mask = (groups < num_groups) & (places < num_places) & (positions < num_positions)
     return offsets, mask
+
+
+@triton.jit
+def channels_of(
+    groups, places, positions, num_groups, num_places, num_positions, channel_size,
+    MERGED: tl.constexpr,
+):  # fmt: skip
+    """(channel of each entry of a tile, mask of what exists). If MERGED, positions run on."""
+    if MERGED:
+        channel = groups * (num_positions // channel_size) + positions // channel_size
+        mask = (groups < num_groups) & (positions < num_positions)
+    else:
+        channel = groups * num_places + places
+        mask = (groups < num_groups) & (places < num_places)
+    return channel, mask
 
 
 @triton.jit
