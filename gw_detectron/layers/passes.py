@@ -217,6 +217,8 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 def result_like(x: Tensor) -> Tensor:
     """An empty tensor of x's shape and type, channels_last where x is and contiguous otherwise."""
+    if x.is_contiguous():
+        return torch.empty_like(x)
     memory_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if memory_format is None or not x.is_contiguous(memory_format=memory_format):
         memory_format = torch.contiguous_format

@@ -39,9 +39,10 @@ class Driver:
         return 0
 
 
-def compile_kernel(kernel, programs, tensors, numbers, **options):
-    """In place of launch.launch: the same kernel, compiled but not run."""
-    compiled = kernel.warmup(*tensors, *numbers, grid=(programs,), **options)
+def compile_kernel(launch, *tensors):
+    """In place of Launch.__call__: the same kernel, compiled but not run."""
+    kernel, arguments = launch.kernel, (*tensors, *launch.numbers)
+    compiled = kernel.warmup(*arguments, grid=(launch.programs,), **launch.options)
     registers, stack = resources(compiled.asm["cubin"])
     figures = {
         "kernel": kernel.__name__.strip("_"),
@@ -74,8 +75,10 @@ def main():
     options = parser.parse_args()
 
     triton.runtime.driver.set_active(Driver())
-    passes, newton = (importlib.import_module(KERNELS + name) for name in ("passes", "newton"))
-    passes.launch = newton.launch = compile_kernel
+    passes, newton, launch = (
+        importlib.import_module(KERNELS + name) for name in ("passes", "newton", "launch")
+    )
+    launch.Launch.__call__ = compile_kernel
     passes.multiprocessors = lambda device: 132
     torch.backends.cuda.matmul.allow_tf32 = options.tf32
 

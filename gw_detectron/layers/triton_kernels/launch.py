@@ -1,46 +1,57 @@
 """How a kernel is launched, and on what."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 import triton
 from torch import Tensor
 
-# What runs a kernel, and its constants, by all that it depends on
-_compiled: dict[tuple, tuple] = {}
 
-
-def launch(
-    kernel,
-    programs: int,
-    tensors: Sequence[Tensor | None],
-    numbers: Sequence[int | float],
-    **options,
-) -> None:
+class Launch:
     """
-    Runs `programs` programs of `kernel` on the device of the first of the tensors.
+    A kernel with everything but its tensors, made once for each kind of input.
 
     Triton looks at every argument of every launch, which for a small map takes longer than the
-    work. Here it is asked once for each alignment and type of the tensors and all the options, so
-    that the kernel must not be specialised for a number, and whole numbers must have 32 bits.
+    work. Here it is asked once for each combination of the tensors' types and alignments.
+
+    Args:
+        kernel: must not be specialised for any number.
+        programs: how many run.
+        numbers: the arguments behind the tensors; whole ones have 32 bits.
+        options: the kernel's constants, by name, and Triton's own options.
     """
-    if interpreted(kernel):
-        kernel[(programs,)](*tensors, *numbers, **options)
-        return
-    device = tensors[0].device
-    if device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            return launch(kernel, programs, tensors, numbers, **options)
-    kinds = [None if t is None else (t.dtype, t.data_ptr() % 16 == 0) for t in tensors]
-    key = (id(kernel), programs, device, *kinds, *options.values())
-    if key not in _compiled:
-        compiled = kernel[(programs,)](*tensors, *numbers, **options)
-        constants = [options[name] for name in kernel.arg_names if name in options]
-        _compiled[key] = compiled[programs, 1, 1], constants
-    else:
-        run, constants = _compiled[key]
-        run(*tensors, *numbers, *constants)
+
+    def __init__(self, kernel, programs: int, *numbers: int | float, **options) -> None:
+        self.kernel, self.programs = kernel, programs
+        self.numbers, self.options = numbers, options
+        self._compiled: dict[tuple, Callable] = {}
+
+    def __call__(self, *tensors: Tensor | None) -> None:
+        """On the device of the first of the tensors, and its current stream."""
+        if interpreted(self.kernel):
+            self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
+            return
+        device = tensors[0].device
+        if device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                return self(*tensors)
+        pointers = [t if t is None else t.data_ptr() for t in tensors]
+        kinds = (
+            *[t if t is None else t.dtype for t in tensors],
+            *[p is None or p % 16 == 0 for p in pointers],
+        )
+        if kinds in self._compiled:
+            self._compiled[kinds](*pointers, *self._arguments)
+        else:
+            compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
+            self._compiled[kinds] = compiled[self.programs, 1, 1]
+
+    @functools.cached_property
+    def _arguments(self) -> list:
+        """What follows the tensors in the kernel's signature."""
+        names = self.kernel.arg_names
+        return [*self.numbers, *(self.options[name] for name in names if name in self.options)]
 
 
 def interpreted(kernel) -> bool:

@@ -84,13 +84,9 @@ class Layout(NamedTuple):
         return Layout(1, self.columns, False, self.sample_stride, self.columns)
 
 
-def layout_of(x: Tensor, num_groups: int) -> Layout | None:
-    """None where the samples of x are neither contiguous nor channels_last."""
-    return _layout_of(x.shape, x.stride(), num_groups)
-
-
 @functools.lru_cache(maxsize=1024)
-def _layout_of(shape: torch.Size, stride: tuple[int, ...], num_groups: int) -> Layout | None:
+def layout_of(shape: torch.Size, stride: tuple[int, ...], num_groups: int) -> Layout | None:
+    """None where a tensor's samples are neither contiguous nor channels_last."""
     position_stride, positions = 1, 1
     for size, step in zip(reversed(shape[2:]), reversed(stride[2:]), strict=True):
         if size == 1:
@@ -128,7 +124,7 @@ def covers(x: Tensor, num_groups: int) -> bool:
         and 2 <= num_groups <= MAX_GROUPS
         and x.numel() > 0
         and (interpreted(locate) or (x.is_cuda and _capability(x.device) >= (8, 0)))
-        and (layout := layout_of(x, num_groups)) is not None
+        and (layout := layout_of(x.shape, x.stride(), num_groups)) is not None
         # Offsets within a sample are 32 bits wide.
         and layout.extent(num_groups) < 2**31
     )
@@ -180,21 +176,6 @@ def locate(
         offsets = (groups * num_places + places) * outer_stride + positions
     mask = (groups < num_groups) & (places < num_places) & (positions < num_positions)
     return offsets, mask
-
-
-@triton.jit
-def channels_of(
-    groups, places, positions, num_groups, num_places, num_positions, channel_size,
-    MERGED: tl.constexpr,
-):  # fmt: skip
-    """(channel of each entry of a tile, mask of what exists). If MERGED, positions run on."""
-    if MERGED:
-        channel = groups * (num_positions // channel_size) + positions // channel_size
-        mask = (groups < num_groups) & (positions < num_positions)
-    else:
-        channel = groups * num_places + places
-        mask = (groups < num_groups) & (places < num_places)
-    return channel, mask
 
 
 @triton.jit

@@ -9,13 +9,15 @@ leading and remaining halves in float16: 22 bits of each factor, where float32 h
 comes out is as exact as float32's own (measured: docs/derivation.md).
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .. import whitening_matrix
-from .launch import launch
+from .launch import Launch
 
 # Beyond these a program has no room for the matrices, or their entries none in float16: with more
 # steps the derivative of P_T grows by up to 3.4 a step.
@@ -29,8 +31,14 @@ def newton(sigma: Tensor, iterations: int) -> Tensor:
     if g > _MOST_GROUPS or iterations > _MOST_STEPS:
         return whitening_matrix.newton(sigma, iterations)
     w = torch.empty_like(sigma, memory_format=torch.contiguous_format)
-    launch(_newton_kernel, n, (sigma.contiguous(), w), (iterations,), **_options(g))
+    _launch(_newton_kernel, n, g, iterations)(sigma.contiguous(), w)
     return w
+
+
+@functools.lru_cache(maxsize=1024)
+def _launch(kernel, n: int, g: int, iterations: int) -> Launch:
+    G = max(16, triton.next_power_of_2(g))
+    return Launch(kernel, n, iterations, NUM_GROUPS=g, G=G, num_warps=4 if G == 64 else 1)
 
 
 @triton.jit(do_not_specialize=("iterations",))
@@ -57,13 +65,8 @@ def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -
     if g > _MOST_GROUPS or iterations > _MOST_STEPS:
         return whitening_matrix.newton_backward(sigma, w, grad_w, iterations)
     grad_sigma = torch.empty_like(sigma, memory_format=torch.contiguous_format)
-    launch(
-        _newton_backward_kernel,
-        n,
-        (sigma.contiguous(), w.contiguous(), grad_w.contiguous(), grad_sigma),
-        (iterations,),
-        **_options(g),
-    )  # fmt: skip
+    matrices = (t.contiguous() for t in (sigma, w, grad_w))
+    _launch(_newton_backward_kernel, n, g, iterations)(*matrices, grad_sigma)
     return grad_sigma
 
 
@@ -138,8 +141,3 @@ def _trace_or_one(sigma, G: tl.constexpr):
 @triton.jit
 def _symmetric(a):
     return 0.5 * (a + tl.trans(a))
-
-
-def _options(num_groups: int) -> dict:
-    G = max(16, triton.next_power_of_2(num_groups))
-    return {"NUM_GROUPS": num_groups, "G": G, "num_warps": 4 if G == 64 else 1}

@@ -11,6 +11,8 @@ float32 is centred while it is read.
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,8 +22,8 @@ from torch import Tensor
 
 from ..passes import result_like
 from ..precision import tf32_is_allowed
-from .launch import launch, multiprocessors
-from .layout import Layout, as_matrix, as_tile, axes, channels_of, layout_of, locate, sample
+from .launch import Launch, multiprocessors
+from .layout import Layout, as_matrix, as_tile, axes, layout_of, locate, sample
 
 
 def data_of(x: Tensor) -> Tensor:
@@ -42,55 +44,36 @@ def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
     Returns:
         (mean, Sigma): of each sample's groups, (N, g, 1) and (N, g, g) in float32.
     """
-    n, g = len(x), num_groups
-    layout = layout_of(x, g).with_places_merged()
-    parts, options = _moments_options(layout, n, g, x.dtype, x.device, _kind(x))
+    n, g = x.shape[0], num_groups
+    parts, sum_up, add_shares = _moments(
+        x.shape, x.stride(), x.dtype, x.device, g, eps, _products_of(x)
+    )
     mean = x.new_empty((n, g, 1), dtype=torch.float32)
     sigma = mean.new_empty((n, g, g))
-    shares = mean.new_empty((n, parts, g + 2, g)) if parts > 1 else sigma
-    launch(
-        _moments_kernel,
-        n * parts,
-        (x, mean, shares),
-        (layout.places, layout.positions, *layout.strides, parts, 1 / layout.columns, eps),
-        **options,
-    )  # fmt: skip
-    if parts > 1:
-        launch(
-            _add_shares_kernel,
-            n * g,
-            (shares, mean, sigma),
-            (parts, eps),
-            NUM_GROUPS=g,
-            G=options["G"],
-        )  # fmt: skip
+    if parts == 1:
+        sum_up(x, mean, sigma)
+    else:
+        shares = mean.new_empty((n, parts, g + 2, g))
+        sum_up(x, mean, shares)
+        add_shares(shares, mean, sigma)
     return mean, sigma
 
 
 @functools.lru_cache(maxsize=1024)
-def _moments_options(
-    layout: Layout, n: int, g: int, dtype: torch.dtype, device: torch.device, kind: str
-) -> tuple[int, dict]:
-    """(programs a sample, the kernel's options)."""
-    tile = _tile("moments", kind, layout)
-    K, B = layout.tile(tile.columns)
-    place_tiles, position_tiles = layout.tiles(K, B)
-    vector = _vector(dtype, layout)
-    parts = min(
-        _parts(n, tile.programs, device), triton.cdiv(place_tiles * position_tiles, _LEAST_TILES)
+def _moments(
+    shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, device: torch.device, g: int,
+    eps: float, products: str,
+) -> tuple[int, Launch, Launch]:  # fmt: skip
+    """(programs a sample, their launch, that of what adds up their shares)."""
+    n, layout = shape[0], layout_of(shape, stride, g).with_places_merged()
+    tiling, options = _options("moments", (layout,), g, dtype, products)
+    parts = min(_parts(n, tiling, device), triton.cdiv(_num_tiles(layout, options), _LEAST_TILES))
+    numbers = layout.places, layout.positions, *layout.strides, parts, 1 / layout.columns, eps
+    return (
+        parts,
+        Launch(_moments_kernel, n * parts, *numbers, SPLIT=parts > 1, **options),
+        Launch(_add_shares_kernel, n * g, parts, eps, NUM_GROUPS=g, G=options["G"]),
     )
-    return parts, {
-        "NUM_GROUPS": g,
-        "G": _padded(g),
-        "K": K,
-        "B": B,
-        "VECTOR": vector,
-        "CHANNELS_INNER": layout.channels_inner,
-        "SPLIT": parts > 1,
-        "PRECISION": "tf32" if kind == "half" else kind,
-        "num_warps": tile.warps,
-        "num_stages": _stages(tile, dtype, vector),
-    }
 
 
 _PIVOT_COLUMNS = tl.constexpr(16)
@@ -218,25 +201,30 @@ def whiten(
     Returns:
         Tensor: of x's shape, type and memory format.
     """
-    n, g = len(x), w.shape[-1]
     y = result_like(x)
-    layouts = layout_of(x, g), layout_of(y, g)
-    channel_size = layouts[0].positions
-    (layout, result), parts, options = _applying_options(layouts, n, g, x.dtype, x.device, _kind(x))
-    launch(
-        _whiten_kernel,
-        n * parts,
-        (x, y, *map(_dense, (mean, w, weight, bias))),
-        (layout.places, layout.positions, *layout.strides, *result.strides, channel_size, parts),
-        **options,
-    )  # fmt: skip
+    launch = _whiten(
+        x.shape, x.stride(), y.stride(), x.dtype, x.device, w.shape[-1], _products_of(x)
+    )
+    launch(x, y, *map(_dense, (mean, w, weight, bias)))
     return y
+
+
+@functools.lru_cache(maxsize=1024)
+def _whiten(
+    shape: torch.Size, x_stride: tuple[int, ...], y_stride: tuple[int, ...], dtype: torch.dtype,
+    device: torch.device, g: int, products: str,
+) -> Launch:  # fmt: skip
+    layouts = x, y = [layout_of(shape, stride, g) for stride in (x_stride, y_stride)]
+    tiling, options = _options("whiten", layouts, g, dtype, products)
+    parts = min(_parts(shape[0], tiling, device), _num_tiles(x, options))
+    numbers = x.places, x.positions, *x.strides, *y.strides, parts
+    return Launch(_whiten_kernel, shape[0] * parts, *numbers, **options)
 
 
 @triton.jit(
     do_not_specialize=(
         "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "y_sample_stride",
-        "y_outer_stride", "channel_size", "parts",
+        "y_outer_stride", "parts",
     )
 )  # fmt: skip
 def _whiten_kernel(
@@ -245,10 +233,9 @@ def _whiten_kernel(
     w,  # (N, g, g)
     weight, bias,  # (C,) or None
     num_places, num_positions, x_sample_stride, x_outer_stride, y_sample_stride, y_outer_stride,
-    channel_size, parts,
+    parts,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
-    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, MERGED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program makes every parts-th tile, from the last on: the moments left that in the cache."""
     program = tl.program_id(0)
@@ -278,9 +265,8 @@ def _whiten_kernel(
         if x.dtype.element_ty != tl.float32:
             result = result * scale - shift[:, None]
         result = as_tile(result, K, B, CHANNELS_INNER)
-        channel, is_channel = channels_of(
-            groups, places, positions, NUM_GROUPS, num_places, num_positions, channel_size, MERGED
-        )
+        channel = groups * num_places + places
+        is_channel = (groups < NUM_GROUPS) & (places < num_places)
         if weight is not None:
             result *= tl.load(weight + channel, mask=is_channel, other=0.0).to(tl.float32)
         if bias is not None:
@@ -338,75 +324,55 @@ def reduce(
     Returns:
         (dW, mean of dY, dweight, dbias): (N, g, g), (N, g, 1), (C,), (C,), in float32.
     """
-    n, g = len(x), w.shape[-1]
+    n, g = x.shape[0], w.shape[-1]
     dy = _laid_out_like(dy, x, g)
-    layout, layout_dy = layout_of(x, g), layout_of(dy, g)
-    place_parts, position_parts, options = _reduce_options(
-        layout, layout_dy, n, g, x.dtype, x.device, _kind(x)
+    parts, num_shares, sum_up, add_shares = _reduce(
+        x.shape, x.stride(), dy.stride(), x.dtype, x.device, g, _products_of(x)
     )
-    parts = place_parts * position_parts
-    of_groups = [mean.new_empty((n, parts, g, size)) for size in (g, 1)]
-    of_channels = [mean.new_empty((n * position_parts, x.shape[1])) for _ in range(2)]
-    launch(
-        _reduce_kernel,
-        n * parts,
-        (x, dy, *map(_dense, (mean, w, weight)), *of_groups, *of_channels),
-        (
-            layout.places, layout.positions, *layout.strides, *layout_dy.strides,
-            place_parts, position_parts, 1 / layout.columns,
-        ),
-        **options,
-    )  # fmt: skip
+    shares = mean.new_empty(num_shares)
     grad_w, mean_dy = mean.new_empty((n, g, g)), mean.new_empty((n, g, 1))
     grad_weight, grad_bias = mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
-    if parts == 1:
-        grad_w, mean_dy = (shares.squeeze(1) for shares in of_groups)
-    group_rows = n * (g + 1) if parts > 1 else 0
-    launch(
-        _sums_kernel,
-        group_rows + 2 * layout.places,
-        (*of_groups, *of_channels, grad_w, mean_dy, grad_weight, grad_bias),
-        (group_rows, parts, n * position_parts, layout.places),
-        NUM_GROUPS=g,
-        G=options["G"],
-    )
+    sum_up(x, dy, *map(_dense, (mean, w, weight)), grad_w, mean_dy, shares)
+    add_shares(shares, grad_w, mean_dy, grad_weight, grad_bias)
     return grad_w, mean_dy, grad_weight, grad_bias
 
 
 @functools.lru_cache(maxsize=1024)
-def _reduce_options(
-    layout: Layout, layout_dy: Layout, n: int, g: int, dtype: torch.dtype, device: torch.device,
-    kind: str,
-) -> tuple[int, int, dict]:  # fmt: skip
-    """(programs that share the places of a sample, those that share its positions, options)."""
-    tile = _tile("reduce", kind, layout)
-    K, B = layout.tile(tile.columns) if layout.channels_inner else (1, tile.columns)
-    place_tiles, position_tiles = layout.tiles(K, B)
-    parts = _parts(n, tile.programs, device)
-    vector = _vector(dtype, layout, layout_dy)
-    place_parts = min(parts, place_tiles)
-    position_parts = min(triton.cdiv(parts, place_parts), triton.cdiv(position_tiles, _LEAST_TILES))
-    return (
-        place_parts,
-        position_parts,
-        {
-            "NUM_GROUPS": g,
-            "G": _padded(g),
-            "K": K,
-            "B": B,
-            "VECTOR": vector,
-            "CHANNELS_INNER": layout.channels_inner,
-            "PRECISION": "tf32" if kind == "half" else kind,
-            "num_warps": tile.warps,
-            "num_stages": _stages(tile, dtype, vector),
-        },
+def _reduce(
+    shape: torch.Size, x_stride: tuple[int, ...], dy_stride: tuple[int, ...], dtype: torch.dtype,
+    device: torch.device, g: int, products: str,
+) -> tuple[int, int, Launch, Launch]:  # fmt: skip
+    """(programs a sample, how many numbers they leave, their launch, that of the sums)."""
+    n, c = shape[0], shape[1] // g
+    layouts = x, dy = [layout_of(shape, stride, g) for stride in (x_stride, dy_stride)]
+    tiling, options = _options("reduce", layouts, g, dtype, products)
+    place_tiles, position_tiles = x.tiles(options["K"], options["B"])
+    place_parts = min(_parts(n, tiling, device), place_tiles)
+    position_parts = min(
+        triton.cdiv(_parts(n, tiling, device), place_parts),
+        triton.cdiv(position_tiles, _LEAST_TILES),
     )
+    parts = place_parts * position_parts
+    of_groups = n * parts * (g + 1) * g if parts > 1 else 0
+    numbers = x.places, x.positions, *x.strides, *dy.strides, place_parts, position_parts
+    return (
+        parts,
+        of_groups + 2 * n * position_parts * c * g,
+        Launch(
+            _reduce_kernel, n * parts, *numbers, of_groups, 1 / x.columns, SPLIT=parts > 1,
+            **options,
+        ),
+        Launch(
+            _sums_kernel, (n * (g + 1) if parts > 1 else 0) + 2 * c,
+            n, parts, n * position_parts, c, of_groups, NUM_GROUPS=g, G=options["G"],
+        ),
+    )  # fmt: skip
 
 
 @triton.jit(
     do_not_specialize=(
         "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "dy_sample_stride",
-        "dy_outer_stride", "place_parts", "position_parts", "share",
+        "dy_outer_stride", "place_parts", "position_parts", "of_groups", "share",
     )
 )  # fmt: skip
 def _reduce_kernel(
@@ -414,13 +380,14 @@ def _reduce_kernel(
     mean,  # (N, g)
     w,  # (N, g, g)
     weight,  # (C,) or None
-    grad_w,  # (N, parts, g, g)
-    mean_dy,  # (N, parts, g)
-    grad_weight, grad_bias,  # (N, position_parts, C)
+    grad_w,  # (N, g, g)
+    mean_dy,  # (N, g)
+    shares,  # see _sums_kernel
     num_places, num_positions, x_sample_stride, x_outer_stride, dy_sample_stride, dy_outer_stride,
-    place_parts, position_parts, share,
+    place_parts, position_parts, of_groups, share,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
-    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """
     A program sums every position_parts-th tile of positions of every place_parts-th of places.
@@ -440,7 +407,10 @@ def _reduce_kernel(
     group = tl.arange(0, G)
     exists = group < NUM_GROUPS
     row = group[:, None]
-    grad_channels = (n * position_parts + position_part).to(tl.int64) * NUM_GROUPS * num_places
+    num_channels = NUM_GROUPS * num_places
+    num_samples = tl.num_programs(0) // (place_parts * position_parts)
+    grad_weight = shares + of_groups + (n * position_parts + position_part) * num_channels
+    grad_bias = grad_weight + num_samples * position_parts * num_channels
     mean_of_column = tl.load(mean + group, mask=exists, other=0.0)[None, :]
     if CHANNELS_INNER:
         matrix = _load_matrix(w, n, NUM_GROUPS, G)
@@ -476,10 +446,7 @@ def _reduce_kernel(
                     y_tile = y_tile * scale - shift[:, None]
                 along_y += dy_tile.to(tl.float32) * as_tile(y_tile, K, B, CHANNELS_INNER)
                 if weight is not None:
-                    channel, is_channel = channels_of(
-                        groups, places, positions, NUM_GROUPS, num_places, num_positions, 1, False
-                    )
-                    dy_tile = _weighted(dy_tile, weight, channel, is_channel)
+                    dy_tile = _weighted(dy_tile, weight, groups, places, num_places, NUM_GROUPS)
             product = tl.dot(
                 as_matrix(dy_tile, CHANNELS_INNER), tl.trans(x_tile), product,
                 input_precision=PRECISION,
@@ -496,8 +463,8 @@ def _reduce_kernel(
             if dtype != tl.float32:
                 product -= sum_dy * mean_of_column
             sum_weight = tl.sum(product * _load_matrix(w, n, NUM_GROUPS, G), axis=1)[:, None]
-        tl.store(grad_bias + grad_channels + channel, sum_dy, mask=is_channel)
-        tl.store(grad_weight + grad_channels + channel, sum_weight, mask=is_channel)
+        tl.store(grad_bias + channel, sum_dy, mask=is_channel)
+        tl.store(grad_weight + channel, sum_weight, mask=is_channel)
         if weight is not None:
             factor = tl.load(weight + channel, mask=is_channel, other=0.0).to(tl.float32)
             sum_dy *= factor
@@ -509,44 +476,46 @@ def _reduce_kernel(
         total_w += product
         total_mean += sum_over_places
 
-    grad_w += program.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
+    if SPLIT:
+        grad_w = shares + program * ((NUM_GROUPS + 1) * NUM_GROUPS)
+        mean_dy = grad_w + NUM_GROUPS * NUM_GROUPS
+    else:
+        grad_w += program.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
+        mean_dy += program * NUM_GROUPS
     mask = (row < NUM_GROUPS) & (group[None, :] < NUM_GROUPS)
     tl.store(grad_w + row * NUM_GROUPS + group[None, :], total_w, mask=mask)
-    tl.store(mean_dy + program * NUM_GROUPS + group, total_mean * share, mask=exists)
+    tl.store(mean_dy + group, total_mean * share, mask=exists)
 
 
-@triton.jit(do_not_specialize=("group_rows", "parts", "channel_parts", "num_places"))
+@triton.jit(do_not_specialize=("num_samples", "parts", "channel_parts", "num_places", "of_groups"))
 def _sums_kernel(
-    w_shares,  # (N, parts, g, g)
-    mean_shares,  # (N, parts, g)
-    weight_shares, bias_shares,  # (channel_parts, C)
+    shares,  # (N, parts, g + 1, g) of dW and of the mean of dY, unless parts = 1; then
+    # 2 (channel_parts, C), of dweight and dbias
     grad_w,  # (N, g, g)
     mean_dy,  # (N, g)
     grad_weight, grad_bias,  # (C,)
-    group_rows, parts, channel_parts, num_places,
+    num_samples, parts, channel_parts, num_places, of_groups,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
-    """
-    A program adds up the shares of g numbers: each sample's g rows of dW and its mean of dY, then
-    dweight and dbias.
-    """
+    """A program adds up g numbers: of dweight, of dbias, or a row of a sample's."""
     program = tl.program_id(0)
     g: tl.constexpr = NUM_GROUPS
-    if program < group_rows:
-        n, row = program // (g + 1), program % (g + 1)
-        before = n.to(tl.int64) * parts * g
-        if row < g:
-            _sum(w_shares + (before + row) * g, grad_w + (n * g + row) * g, parts, g * g, g, G)
-        else:
-            _sum(mean_shares + before, mean_dy + n * g, parts, g, g, G)
+    num_channels = num_places * g
+    if program < num_places:
+        first = shares + of_groups + program * g
+        _sum(first, grad_weight + program * g, channel_parts, num_channels, g, G)
+    elif program < 2 * num_places:
+        place = program - num_places
+        first = shares + of_groups + channel_parts * num_channels + place * g
+        _sum(first, grad_bias + place * g, channel_parts, num_channels, g, G)
     else:
-        place = program - group_rows
-        if place < num_places:
-            first = place * g
-            _sum(weight_shares + first, grad_weight + first, channel_parts, num_places * g, g, G)
+        n = (program - 2 * num_places) // (g + 1)
+        row = (program - 2 * num_places) % (g + 1)
+        first = shares + (n * parts * (g + 1) + row) * g
+        if row < g:
+            _sum(first, grad_w + (n * g + row) * g, parts, (g + 1) * g, g, G)
         else:
-            first = (place - num_places) * g
-            _sum(bias_shares + first, grad_bias + first, channel_parts, num_places * g, g, G)
+            _sum(first, mean_dy + n * g, parts, (g + 1) * g, g, G)
 
 
 @triton.jit
@@ -562,9 +531,10 @@ def _sum(shares, result, parts, stride, SIZE: tl.constexpr, G: tl.constexpr):
 
 
 @triton.jit
-def _weighted(dy, weight, channel, mask):
+def _weighted(dy, weight, groups, places, num_places, NUM_GROUPS: tl.constexpr):
     """weight * dy, in dy's type."""
-    factor = tl.load(weight + channel, mask=mask, other=0.0).to(tl.float32)
+    mask = (groups < NUM_GROUPS) & (places < num_places)
+    factor = tl.load(weight + groups * num_places + places, mask=mask, other=0.0).to(tl.float32)
     return (dy.to(tl.float32) * factor).to(dy.dtype)
 
 
@@ -586,70 +556,33 @@ def input_gradient(
     Returns:
         Tensor: of x's shape, type and memory format.
     """
-    n, g = len(x), w.shape[-1]
+    g = w.shape[-1]
     dy, dx = _laid_out_like(dy, x, g), result_like(x)
-    layouts = layout_of(x, g), layout_of(dy, g), layout_of(dx, g)
-    channel_size = layouts[0].positions
-    (layout, layout_dy, result), parts, options = _applying_options(
-        layouts, n, g, x.dtype, x.device, _kind(x)
+    launch = _input_gradient(
+        x.shape, x.stride(), dy.stride(), dx.stride(), x.dtype, x.device, g, _products_of(x)
     )
-    launch(
-        _input_gradient_kernel,
-        n * parts,
-        (x, dy, dx, *map(_dense, (mean, mean_dy, w, grad_sigma, weight))),
-        (
-            layout.places, layout.positions, *layout.strides, *layout_dy.strides, *result.strides,
-            channel_size, parts, 2 / layout.columns,
-        ),
-        **options,
-    )  # fmt: skip
+    launch(x, dy, dx, *map(_dense, (mean, mean_dy, w, grad_sigma, weight)))
     return dx
 
 
 @functools.lru_cache(maxsize=1024)
-def _applying_options(
-    layouts: tuple[Layout, ...], n: int, g: int, dtype: torch.dtype, device: torch.device, kind: str
-) -> tuple[tuple[Layout, ...], int, dict]:
-    """
-    (layouts, programs a sample, the kernel's options), where g x g matrices are applied to columns:
-    of the groups as they lie in memory where that fills vectors or tiles better than by channels.
-    """
-    tile = _tile("whiten" if len(layouts) == 2 else "input_gradient", kind, layouts[0])
-    merged = tuple(layout.with_places_merged() for layout in layouts)
-    vector, vector_if_merged = (_vector(dtype, *ls) for ls in (layouts, merged))
-    is_merged = (
-        layouts[0].places > 1
-        and all(layout.places == 1 for layout in merged)
-        and (vector_if_merged > vector or layouts[0].positions < tile.columns)
-    )
-    if is_merged:
-        layouts, vector = merged, vector_if_merged
-    K, B = layouts[0].tile(tile.columns)
-    place_tiles, position_tiles = layouts[0].tiles(K, B)
-    parts = min(_parts(n, tile.programs, device), place_tiles * position_tiles)
-    return (
-        layouts,
-        parts,
-        {
-            "NUM_GROUPS": g,
-            "G": _padded(g),
-            "K": K,
-            "B": B,
-            "VECTOR": vector,
-            "CHANNELS_INNER": layouts[0].channels_inner,
-            "MERGED": is_merged,
-            "PRECISION": "tf32" if kind == "half" else kind,
-            "num_warps": tile.warps,
-            "num_stages": _stages(tile, dtype, vector),
-        },
-    )
+def _input_gradient(
+    shape: torch.Size, x_stride: tuple[int, ...], dy_stride: tuple[int, ...],
+    dx_stride: tuple[int, ...], dtype: torch.dtype, device: torch.device, g: int, products: str,
+) -> Launch:  # fmt: skip
+    layouts = x, dy, dx = [
+        layout_of(shape, stride, g) for stride in (x_stride, dy_stride, dx_stride)
+    ]
+    tiling, options = _options("input_gradient", layouts, g, dtype, products)
+    parts = min(_parts(shape[0], tiling, device), _num_tiles(x, options))
+    numbers = x.places, x.positions, *x.strides, *dy.strides, *dx.strides, parts, 2 / x.columns
+    return Launch(_input_gradient_kernel, shape[0] * parts, *numbers, **options)
 
 
 @triton.jit(
     do_not_specialize=(
         "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "dy_sample_stride",
-        "dy_outer_stride", "dx_sample_stride", "dx_outer_stride", "channel_size", "parts",
-        "factor",
+        "dy_outer_stride", "dx_sample_stride", "dx_outer_stride", "parts", "factor",
     )
 )  # fmt: skip
 def _input_gradient_kernel(
@@ -658,10 +591,9 @@ def _input_gradient_kernel(
     w, grad_sigma,  # (N, g, g)
     weight,  # (C,) or None
     num_places, num_positions, x_sample_stride, x_outer_stride, dy_sample_stride, dy_outer_stride,
-    dx_sample_stride, dx_outer_stride, channel_size, parts, factor,
+    dx_sample_stride, dx_outer_stride, parts, factor,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
-    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, MERGED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program makes every parts-th tile, from the last on, which may still be in the cache."""
     program = tl.program_id(0)
@@ -696,11 +628,7 @@ def _input_gradient_kernel(
         )  # fmt: skip
         dy_tile = tl.load(dy + offsets, mask=mask, other=0.0)
         if weight is not None:
-            channel, is_channel = channels_of(
-                groups, places, positions, NUM_GROUPS, num_places, num_positions, channel_size,
-                MERGED,
-            )  # fmt: skip
-            dy_tile = _weighted(dy_tile, weight, channel, is_channel)
+            dy_tile = _weighted(dy_tile, weight, groups, places, num_places, NUM_GROUPS)
         if dtype == tl.float32:
             x_tile -= tl.load(mean + groups, mask=exists, other=0.0)
             dy_tile -= tl.load(mean_dy + groups, mask=exists, other=0.0)
@@ -719,10 +647,6 @@ def _input_gradient_kernel(
         tl.store(dx + offsets, result, mask=mask)
 
 
-def _padded(num_groups: int) -> int:
-    return max(16, triton.next_power_of_2(num_groups))
-
-
 class _Tile(NamedTuple):
     """
     Attributes:
@@ -737,59 +661,101 @@ class _Tile(NamedTuple):
     programs: int
 
 
-# By kernel and by what is multiplied; for an input in channels_last, which takes more registers,
-# half the columns.
+# By kernel and by what is multiplied, measured on an H200 with g = 64 (docs/performance.md)
 _TILES = {
     ("moments", "half"): _Tile(64, 4, 3, 2),
     ("moments", "tf32"): _Tile(64, 4, 3, 2),
-    ("moments", "tf32x3"): _Tile(64, 4, 3, 2),
-    ("whiten", "half"): _Tile(128, 4, 3, 3),
-    ("whiten", "tf32"): _Tile(128, 4, 3, 2),
-    ("whiten", "tf32x3"): _Tile(64, 4, 3, 2),
-    ("reduce", "half"): _Tile(64, 4, 3, 2),
-    ("reduce", "tf32"): _Tile(64, 4, 3, 2),
-    ("reduce", "tf32x3"): _Tile(64, 4, 3, 2),
+    ("moments", "tf32x3"): _Tile(64, 4, 2, 2),
+    ("whiten", "half"): _Tile(64, 4, 3, 4),
+    ("whiten", "tf32"): _Tile(64, 4, 3, 3),
+    ("whiten", "tf32x3"): _Tile(64, 4, 2, 2),
+    ("reduce", "half"): _Tile(32, 4, 4, 2),
+    ("reduce", "tf32"): _Tile(32, 4, 3, 2),
+    ("reduce", "tf32x3"): _Tile(32, 4, 2, 2),
     ("input_gradient", "half"): _Tile(64, 4, 3, 2),
-    ("input_gradient", "tf32"): _Tile(64, 4, 3, 2),
+    ("input_gradient", "tf32"): _Tile(64, 4, 2, 2),
     ("input_gradient", "tf32x3"): _Tile(64, 4, 2, 2),
 }
 
 
-def _kind(x: Tensor) -> str:
+class _Tiling(NamedTuple):
     """
-    Of products with x: "half", which are multiplied as they are; "tf32" where PyTorch was told that
-    it may; else "tf32x3", three products of TF32's that are as good as one of float32's.
+    Attributes:
+        columns: of a tile; half as many in channels_last, which takes more registers.
+        warps, stages: of a program; how many tiles it reads ahead.
+        programs: how many of them a multiprocessor holds.
+    """
+
+    columns: int
+    warps: int
+    stages: int
+    programs: int
+
+
+# By kernel and by what is multiplied: the quickest of those measured on an H200 with g = 64
+_TILINGS = {
+    ("moments", "half"): _Tiling(64, 4, 3, 2),
+    ("moments", "tf32"): _Tiling(64, 4, 3, 2),
+    ("moments", "tf32x3"): _Tiling(64, 4, 2, 2),
+    ("whiten", "half"): _Tiling(64, 4, 3, 4),
+    ("whiten", "tf32"): _Tiling(64, 4, 3, 3),
+    ("whiten", "tf32x3"): _Tiling(64, 4, 2, 2),
+    ("reduce", "half"): _Tiling(32, 4, 4, 2),
+    ("reduce", "tf32"): _Tiling(32, 4, 3, 2),
+    ("reduce", "tf32x3"): _Tiling(32, 4, 2, 2),
+    ("input_gradient", "half"): _Tiling(64, 4, 3, 2),
+    ("input_gradient", "tf32"): _Tiling(64, 4, 2, 2),
+    ("input_gradient", "tf32x3"): _Tiling(64, 4, 2, 2),
+}
+# A program sums no fewer tiles than this, or the g x g share that it writes would cost too much.
+_LEAST_TILES = 4
+
+
+def _products_of(x: Tensor) -> str:
+    """
+    How x is multiplied: "half", as it is; "tf32" where PyTorch was told that it may; else "tf32x3",
+    three products of TF32's that are as good as one of float32's.
     """
     if x.dtype != torch.float32:
         return "half"
     return "tf32" if tf32_is_allowed() else "tf32x3"
 
 
-def _tile(kernel: str, kind: str, layout: Layout) -> _Tile:
-    tile = _TILES[kernel, kind]
-    return tile._replace(columns=tile.columns // 2) if layout.channels_inner else tile
+def _options(
+    kernel: str, layouts: Sequence[Layout], g: int, dtype: torch.dtype, products: str
+) -> tuple[_Tiling, dict]:
+    """The kernel's tiling and its options, for tensors that lie alike."""
+    tiling, channels_inner = _TILINGS[kernel, products], layouts[0].channels_inner
+    if channels_inner:
+        tiling = tiling._replace(columns=tiling.columns // 2)
+    if kernel == "reduce" and not channels_inner:
+        K, B = 1, tiling.columns
+    else:
+        K, B = layouts[0].tile(tiling.columns)
+    vector = min(layout.vector(dtype.itemsize) for layout in layouts)
+    # To read ahead is to copy 4, 8 or 16 bytes at a time; with 4 it takes longer than waiting does.
+    stages = tiling.stages if vector * dtype.itemsize > 4 else 1
+    return tiling, {
+        "NUM_GROUPS": g,
+        "G": max(16, triton.next_power_of_2(g)),
+        "K": K,
+        "B": B,
+        "VECTOR": vector,
+        "CHANNELS_INNER": channels_inner,
+        "PRECISION": "tf32" if products == "half" else products,
+        "num_warps": tiling.warps,
+        "num_stages": stages,
+    }
 
 
-# A program sums no fewer tiles than this, or the g x g share that it writes would cost too much.
-_LEAST_TILES = 4
+def _num_tiles(layout: Layout, options: dict) -> int:
+    return math.prod(layout.tiles(options["K"], options["B"]))
 
 
-def _parts(n: int, programs: int, device: torch.device) -> int:
-    """
-    Among how many programs each of n samples is divided, if a multiprocessor holds `programs` of
-    them: so many that all run at once.
-    """
-    parts = programs * multiprocessors(device) // n
+def _parts(n: int, tiling: _Tiling, device: torch.device) -> int:
+    """Among how many programs each of n samples is divided: so many that all run at once."""
+    parts = tiling.programs * multiprocessors(device) // n
     return parts if parts > 2 else 1  # two shares cost more to add up than they gain
-
-
-def _vector(dtype: torch.dtype, *layouts: Layout) -> int:
-    return min(layout.vector(dtype.itemsize) for layout in layouts)
-
-
-def _stages(tile: _Tile, dtype: torch.dtype, vector: int) -> int:
-    """One where reading ahead would copy 4 bytes at a time, which takes longer than waiting."""
-    return tile.stages if vector * dtype.itemsize > 4 else 1
 
 
 def _dense(tensor: Tensor | None) -> Tensor | None:
@@ -798,7 +764,9 @@ def _dense(tensor: Tensor | None) -> Tensor | None:
 
 def _laid_out_like(dy: Tensor, x: Tensor, num_groups: int) -> Tensor:
     """dy, or a copy of it if its elements do not follow each other in x's order."""
-    layout, layout_x = layout_of(dy, num_groups), layout_of(x, num_groups)
+    if dy.stride() == x.stride():
+        return dy
+    layout, layout_x = (layout_of(t.shape, t.stride(), num_groups) for t in (dy, x))
     if layout is not None and layout.channels_inner == layout_x.channels_inner:
         return dy
     return result_like(x).copy_(dy)
