@@ -326,7 +326,7 @@ def reduce(
     """
     n, g = x.shape[0], w.shape[-1]
     dy = _laid_out_like(dy, x, g)
-    parts, num_shares, sum_up, add_shares = _reduce(
+    num_shares, sum_up, add_shares = _reduce(
         x.shape, x.stride(), dy.stride(), x.dtype, x.device, g, _products_of(x)
     )
     shares = mean.new_empty(num_shares)
@@ -341,8 +341,8 @@ def reduce(
 def _reduce(
     shape: torch.Size, x_stride: tuple[int, ...], dy_stride: tuple[int, ...], dtype: torch.dtype,
     device: torch.device, g: int, products: str,
-) -> tuple[int, int, Launch, Launch]:  # fmt: skip
-    """(programs a sample, how many numbers they leave, their launch, that of the sums)."""
+) -> tuple[int, Launch, Launch]:  # fmt: skip
+    """(how many numbers the programs leave, their launch, that of what adds them up)."""
     n, c = shape[0], shape[1] // g
     layouts = x, dy = [layout_of(shape, stride, g) for stride in (x_stride, dy_stride)]
     tiling, options = _options("reduce", layouts, g, dtype, products)
@@ -356,7 +356,6 @@ def _reduce(
     of_groups = n * parts * (g + 1) * g if parts > 1 else 0
     numbers = x.places, x.positions, *x.strides, *dy.strides, place_parts, position_parts
     return (
-        parts,
         of_groups + 2 * n * position_parts * c * g,
         Launch(
             _reduce_kernel, n * parts, *numbers, of_groups, 1 / x.columns, SPLIT=parts > 1,
