@@ -9,9 +9,10 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..layers import GroupWhitening
+from ..layers import GroupWhitening, set_backend
+from ..layers.backend import backend_for
 
-__all__ = ["LayerInput", "find_inputs"]
+__all__ = ["LayerInput", "find_inputs", "require_triton"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,7 @@ class LayerInput:
         return "x".join(map(str, self.shape))
 
 
-def find_inputs(
-    model: nn.Module, images: Sequence[dict[str, Any]], training: bool = True
-) -> list[LayerInput]:
+def find_inputs(model: nn.Module, images: Sequence[dict[str, Any]]) -> list[LayerInput]:
     """
     Every distinct input of the model's GW layers in a training step, in the order of their use.
 
@@ -44,7 +43,6 @@ def find_inputs(
 
     Args:
         images: a batch of the model, with ground truth.
-        training: False for the inputs in inference.
     """
     name_of = {m: name for name, m in model.named_modules() if isinstance(m, GroupWhitening)}
     found: dict[tuple, list[GroupWhitening]] = {}
@@ -57,7 +55,7 @@ def find_inputs(
 
     for layer in name_of:
         layer.forward = partial(record, layer)
-    model.train(training)
+    model.train()
     with torch.no_grad(), EventStorage():
         model(images)
     for layer in name_of:
@@ -66,3 +64,19 @@ def find_inputs(
         LayerInput(shape, layers[0], tuple(name_of[layer] for layer in layers))
         for (shape, _), layers in found.items()
     ]
+
+
+def require_triton(x: Tensor, num_groups: int) -> None:
+    """
+    Chooses Triton's kernels.
+
+    Raises:
+        RuntimeError: they do not compute x, and PyTorch would do it in their place.
+        ValueError: Triton is not installed.
+    """
+    set_backend("triton")
+    if "triton" not in backend_for(x, num_groups).__name__:
+        raise RuntimeError(
+            "Triton's kernels do not run here: they need a GPU or TRITON_INTERPRET=1, and an input "
+            "that they cover"
+        )

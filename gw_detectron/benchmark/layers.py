@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from ..errors import UsageError
 from ..layers import GroupWhitening, set_backend
-from .inputs import LayerInput, find_inputs
-from .kernels import compile_kernels, require_kernels
+from .inputs import LayerInput, find_inputs, require_triton
 from .machine import Machine
 from .memory import peak_bytes, saved_bytes
 from .plot import Panel
@@ -205,8 +204,6 @@ def measure_layers(
     if machine.on_gpu:
         results.bandwidth = copy_bandwidth(machine.device)
         results.about["copy bandwidth"] = f"{results.bandwidth / 1e9:.0f} GB/s"
-        if any(norm in norms for norm in ("GW", "GW Triton")):
-            compile_kernels(inputs, machine, machine.dtype)
     with tqdm(total=len(inputs) * rounds, unit="round") as progress:
         try:
             for at in inputs:
@@ -316,7 +313,7 @@ class _Work:
 
     def __init__(self, layer: nn.Module, x: Tensor, backend: str | None = None) -> None:
         if backend == "triton":
-            require_kernels(x, layer.num_groups)
+            require_triton(x, layer.num_groups)
         self.layer, self.backend = layer.requires_grad_(), backend
         self.x, self.dy = x, torch.randn_like(x)
         self.trained_x = x.detach().requires_grad_()

@@ -21,8 +21,7 @@ from ..comparison.entries import parse_entries
 from ..errors import UsageError
 from ..layers import GroupWhitening, set_backend
 from ..results.runs import flatten
-from .inputs import find_inputs
-from .kernels import compile_kernels, require_kernels
+from .inputs import find_inputs, require_triton
 from .machine import Machine
 from .memory import peak_bytes, saved_bytes
 from .plot import Panel
@@ -229,7 +228,7 @@ class _Work:
 
     def memory(self) -> dict[str, int]:
         if self.backend == "triton":
-            self._prepare_kernels()
+            self._require_triton()
         set_backend(self.backend)
         self.train()  # the optimizer makes its state
         self.trainer.optimizer.zero_grad()
@@ -242,17 +241,10 @@ class _Work:
                 memory[peak] = peak_bytes(call, self.machine.device)
         return memory
 
-    def _prepare_kernels(self) -> None:
-        inputs = [
-            at
-            for training in (True, False)
-            for at in find_inputs(self.model, self.images, training)
-        ]
-        for at in inputs:
+    def _require_triton(self) -> None:
+        for at in find_inputs(self.model, self.images):
             x = torch.empty(at.shape, dtype=self.machine.dtype, device=self.machine.device)
-            require_kernels(x, at.layer.num_groups)
-        if self.machine.on_gpu:
-            compile_kernels(inputs, self.machine, torch.float32)
+            require_triton(x, at.layer.num_groups)
 
     def _autocast(self) -> torch.autocast | nullcontext:
         return torch.autocast("cuda", self.machine.dtype) if self.mixed else nullcontext()

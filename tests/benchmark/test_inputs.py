@@ -4,8 +4,9 @@ pytest.importorskip("detectron2")
 
 import torch
 
-from gw_detectron.benchmark.inputs import find_inputs
+from gw_detectron.benchmark.inputs import find_inputs, require_triton
 from gw_detectron.benchmark.workload import build, image_size, load_config, make_images
+from gw_detectron.layers import set_backend
 from gw_detectron.model_zoo import get_config_file
 
 from .configs import CONFIG, LAYERS, OPTS
@@ -31,13 +32,20 @@ def test_two_images_have_twice_the_maps_and_twice_the_regions():
     assert counts == {((2 * n, *of_one), g): count for ((n, *of_one), g), count in LAYERS.items()}
 
 
-def test_inference_has_the_regions_of_inference_and_the_layers_whiten_again_after():
+def test_the_layers_whiten_again_after():
     images = make_images((50, 64), 1)
-    model = build(load_config(CONFIG, [*OPTS, "TEST.DETECTIONS_PER_IMAGE", "7"], CPU), images)
-    inputs = find_inputs(model, images, training=False)
-    assert {at.shape[0] for at in inputs} == {1, 200, 7}
+    inputs = find_inputs(build(load_config(CONFIG, OPTS, CPU), images), images)
     x = torch.randn(2, 64, 5, 5)
     assert not inputs[0].layer(x).equal(x)
+
+
+def test_an_input_that_pytorch_would_compute_in_tritons_place_is_refused():
+    pytest.importorskip("triton")
+    try:
+        with pytest.raises((RuntimeError, ValueError), match="[Tt]riton"):
+            require_triton(torch.zeros(2, 16, 3, dtype=torch.float64), 8)
+    finally:
+        set_backend(None)
 
 
 def test_layers_with_other_options_are_measured_apart():

@@ -4,12 +4,10 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import torch
 
 from gw_detectron.benchmark import models
 from gw_detectron.benchmark.machine import Machine
 from gw_detectron.benchmark.timing import interleaved
-from gw_detectron.benchmark.workload import load_config, make_images
 from gw_detectron.errors import UsageError
 
 from .configs import CONFIG, OPTS
@@ -69,23 +67,10 @@ def test_a_model_that_fails_is_noted_and_the_others_go_on(quick, monkeypatch):
     def fails(self):
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(models._Work, "_prepare_kernels", fails)
+    monkeypatch.setattr(models._Work, "_require_triton", fails)
     results = measure(backends={"PyTorch": "torch", "Triton": "triton"})
     assert list(results.costs) == ["mask_rcnn_R_18_FPN_gw, PyTorch"]
     assert results.remarks() == ["Without mask_rcnn_R_18_FPN_gw, Triton: RuntimeError: no kernel"]
-
-
-def test_kernels_are_compiled_for_training_and_inference_before_the_first_step(monkeypatch):
-    asked = []
-    monkeypatch.setattr(models, "require_kernels", lambda x, groups: None)
-    monkeypatch.setattr(models, "compile_kernels", lambda *args: asked.append(args))
-    machine = Machine.prepare("cpu", "float32", channels_last=False)
-    images = make_images((50, 64), 1)
-    work = models._Work(load_config(CONFIG, OPTS, machine.device), images, machine)
-    monkeypatch.setattr(Machine, "on_gpu", True)
-    work._prepare_kernels()
-    ((inputs, _, parameters),) = asked
-    assert {128, 200} <= {at.shape[0] for at in inputs} and parameters is torch.float32
 
 
 def test_after_the_time_is_up_no_round_is_begun(quick):

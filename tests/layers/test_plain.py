@@ -44,7 +44,9 @@ def test_scripted_it_is_saved_and_loaded_without_this_package(options, device):
     file.seek(0)
     loaded = torch.jit.load(file)
     assert "gw_detectron::" not in str(loaded.inlined_graph)
-    assert_same(layer, loaded, device=device)
+    # On a GPU TorchScript's own fuser fails with "Global alloc not supported yet" (PyTorch 2.11).
+    with torch.jit.optimized_execution(device == "cpu"):
+        assert_same(layer, loaded, device=device)
 
 
 @pytest.mark.parametrize("options", OPTIONS)

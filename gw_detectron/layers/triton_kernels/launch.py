@@ -36,13 +36,9 @@ class Launch:
         if device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
                 return self(*tensors)
-        pointers = [t if t is None else t.data_ptr() for t in tensors]
-        kinds = (
-            *[t if t is None else t.dtype for t in tensors],
-            *[p is None or p % 16 == 0 for p in pointers],
-        )
+        kinds = tuple([t if t is None else (t.dtype, t.data_ptr() % 16 == 0) for t in tensors])
         if kinds in self._compiled:
-            self._compiled[kinds](*pointers, *self._arguments)
+            self._compiled[kinds](*tensors, *self._arguments)
         else:
             compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
             self._compiled[kinds] = compiled[self.programs, 1, 1]
