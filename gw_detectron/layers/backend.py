@@ -5,7 +5,10 @@ everything, or Triton's kernels (triton_kernels/), where they are quicker or ask
 
 import functools
 import os
+import warnings
+from collections.abc import Callable
 from types import ModuleType
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -14,7 +17,13 @@ from . import passes
 BACKENDS = ("auto", "torch", "triton")
 OLDEST_TRITON = (3, 6)  # the oldest that compiles the kernels
 
+Result = TypeVar("Result")
 _chosen: str | None = None
+_triton_fails = False  # to compile a kernel; found out in this process
+
+
+class CannotCompile(RuntimeError):
+    """A kernel that Triton does not compile, or the GPU does not hold."""
 
 
 def set_backend(name: str | None) -> None:
@@ -35,11 +44,29 @@ def set_backend(name: str | None) -> None:
     _chosen = name
 
 
+def by_backend(function: Callable[..., Result], x: Tensor, num_groups: int, *arguments) -> Result:
+    """
+    function(backend, x, num_groups, *arguments), with what computes x. Where Triton was not asked
+    for and cannot compile a kernel, PyTorch computes this and all that follows.
+    """
+    global _triton_fails
+    try:
+        return function(backend_for(x, num_groups), x, num_groups, *arguments)
+    except CannotCompile as error:
+        if _name() != "auto":
+            raise
+        _triton_fails = True
+        warnings.warn(f"Group Whitening goes on without Triton's kernels: {error}", stacklevel=2)
+        return function(passes, x, num_groups, *arguments)
+
+
 def backend_for(x: Tensor, num_groups: int) -> ModuleType:
     """What computes x: a module with the functions of passes.py."""
-    name = _chosen or os.environ.get("GW_BACKEND") or "auto"
+    name = _name()
     _require(name, "GW_BACKEND")
-    if name == "torch" or (name == "auto" and (not x.is_cuda or _reason_against_triton())):
+    if name == "torch":
+        return passes
+    if name == "auto" and (not x.is_cuda or _triton_fails or _reason_against_triton()):
         return passes
     from . import triton_kernels
 
@@ -48,6 +75,10 @@ def backend_for(x: Tensor, num_groups: int) -> ModuleType:
     if name == "auto" and not triton_kernels.are_quicker(x):
         return passes
     return triton_kernels
+
+
+def _name() -> str:
+    return _chosen or os.environ.get("GW_BACKEND") or "auto"
 
 
 def _require(name: str, where: str) -> None:

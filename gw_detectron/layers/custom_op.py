@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import plain
-from .backend import backend_for
+from .backend import by_backend
 from .passes import full_precision, result_like
 from .precision import full_float32, tf32_is_allowed
 from .whitening_matrix import rescale, rescale_backward, zca, zca_backward
@@ -67,7 +67,11 @@ def forward(x, weight, bias, num_groups, iterations, eps, method, rescaled):
     """
     if x.numel() == 0:
         return _empty(x, weight, bias, num_groups, iterations, eps, method, rescaled)
-    backend = backend_for(x, num_groups)
+    options = iterations, eps, method, rescaled
+    return by_backend(_forward, x, num_groups, weight, bias, *options)
+
+
+def _forward(backend, x, num_groups, weight, bias, iterations, eps, method, rescaled):
     with _without_autocast(x):
         data = backend.data_of(x)
         mean, sigma = backend.moments(data, num_groups, eps)
@@ -99,7 +103,11 @@ def backward(dy, x, weight, matrices, num_groups, iterations, eps, method, resca
     if x.numel() == 0:
         zero = x.new_zeros(x.shape[1], dtype=full_precision(x.dtype))
         return result_like(x), zero, zero.clone()
-    backend = backend_for(x, num_groups)
+    options = iterations, method, rescaled
+    return by_backend(_backward, x, num_groups, dy, weight, matrices, *options)
+
+
+def _backward(backend, x, num_groups, dy, weight, matrices, iterations, method, rescaled):
     mean, sigma, w, *decomposition = matrices
     with _without_autocast(x):
         data, offset = backend.without_offset(backend.data_of(x), mean, sigma)

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from gw_detectron.layers import GroupWhitening, backend, group_whitening, set_backend
+from gw_detectron.layers import GroupWhitening, backend, group_whitening, passes, set_backend
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +87,54 @@ def test_a_triton_that_cannot_compile_the_kernels_is_refused(monkeypatch, versio
             set_backend("triton")
     finally:
         backend._reason_against_triton.cache_clear()
+
+
+def test_torch_func_differentiates_it_as_autograd_does():
+    x, direction = torch.randn(2, 2, 8, 3, 3, dtype=torch.float64)
+    weight = torch.rand(8, dtype=torch.float64)
+
+    def loss(x):
+        return group_whitening(x, 4, weight).pow(3).sum()
+
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(loss(x), x)
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected)
+    torch.testing.assert_close(torch.func.jacrev(loss)(x), expected)
+    _, derivative = torch.func.jvp(loss, (x,), (direction,))
+    torch.testing.assert_close(derivative, (expected * direction).sum())
+    one_by_one = torch.func.vmap(lambda x: group_whitening(x[None], 4, weight)[0])(x)
+    torch.testing.assert_close(one_by_one, group_whitening(x, 4, weight))
+
+
+def test_without_torch_func_forward_mode_is_refused():
+    forward_ad = torch.autograd.forward_ad
+    x = torch.randn(2, 8, 3, 3)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp"):
+        group_whitening(forward_ad.make_dual(x, torch.ones_like(x)), 4)
+
+
+class FailingKernels:
+    """In the place of Triton's, which cannot be compiled."""
+
+    def __getattr__(self, name):
+        raise backend.CannotCompile("_moments_kernel fails: PassManager::run failed")
+
+
+def test_what_triton_cannot_compile_pytorch_computes_from_then_on(monkeypatch):
+    x = torch.randn(2, 16, 4, 4)
+    expected = group_whitening(x)
+    asked = []
+
+    def backend_for(x, num_groups):
+        asked.append(x)
+        return FailingKernels() if not backend._triton_fails else passes
+
+    monkeypatch.setattr(backend, "_triton_fails", False)
+    monkeypatch.setattr(backend, "backend_for", backend_for)
+    with pytest.warns(UserWarning, match="without Triton's kernels: _moments_kernel fails"):
+        assert torch.equal(group_whitening(x), expected)
+    assert torch.equal(group_whitening(x), expected) and backend._triton_fails
+    monkeypatch.setattr(backend, "_triton_fails", False)
+    monkeypatch.setenv("GW_BACKEND", "triton")
+    with pytest.raises(backend.CannotCompile, match="PassManager"):
+        group_whitening(x)

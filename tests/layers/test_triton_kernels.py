@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gw_detectron.layers import group_whitening, passes, set_backend
-from gw_detectron.layers.backend import OLDEST_TRITON
+from gw_detectron.layers.backend import OLDEST_TRITON, CannotCompile
 
 from . import textbook
 
@@ -21,6 +21,7 @@ triton = pytest.importorskip("triton")
 if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
     pytest.skip(f"Triton {triton.__version__} is refused", allow_module_level=True)
 from gw_detectron.layers import triton_kernels as kernels  # noqa: E402
+from gw_detectron.layers.triton_kernels import launch  # noqa: E402
 
 float64 = torch.float64
 EPS = 0.01
@@ -389,3 +390,20 @@ def test_every_kernel_compiles_for_an_h100_and_hardly_spills(arguments, tmp_path
     for figures in kernels:
         assert figures["spilled bytes a thread"] < 256, figures
         assert figures["shared bytes"] < 227 * 1024, figures
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU compiles it")
+def test_a_kernel_that_fails_at_its_first_launch_cannot_be_compiled(monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("PassManager::run failed\nand a long report")
+
+    class Kernel:
+        __name__ = "_a_kernel"
+
+        def __getitem__(self, grid):
+            return fails
+
+    monkeypatch.setattr(launch, "interpreted", lambda kernel: False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    with pytest.raises(CannotCompile, match="^_a_kernel fails: PassManager::run failed$"):
+        launch.Launch(Kernel(), 1)(torch.zeros(1))

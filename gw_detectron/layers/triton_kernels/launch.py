@@ -7,6 +7,8 @@ import torch
 import triton
 from torch import Tensor
 
+from ..backend import CannotCompile
+
 
 class Launch:
     """
@@ -28,7 +30,12 @@ class Launch:
         self._compiled: dict[tuple, Callable] = {}
 
     def __call__(self, *tensors: Tensor | None) -> None:
-        """On the device of the first of the tensors, and its current stream."""
+        """
+        On the device of the first of the tensors, and its current stream.
+
+        Raises:
+            CannotCompile: Triton cannot compile the kernel, or the GPU cannot hold it.
+        """
         if interpreted(self.kernel):
             self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
             return
@@ -40,7 +47,11 @@ class Launch:
         if kinds in self._compiled:
             self._compiled[kinds](*tensors, *self._arguments)
         else:
-            compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
+            try:
+                compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
+            except Exception as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise CannotCompile(f"{self.kernel.__name__} fails: {reason}") from error
             self._compiled[kinds] = compiled[self.programs, 1, 1]
 
     @functools.cached_property
