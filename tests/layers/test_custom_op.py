@@ -113,6 +113,11 @@ def test_without_torch_func_forward_mode_is_refused():
         group_whitening(forward_ad.make_dual(x, torch.ones_like(x)), 4)
 
 
+def test_by_default_pytorch_computes_what_lies_on_a_cpu(monkeypatch):
+    monkeypatch.delenv("GW_BACKEND", raising=False)
+    assert backend.backend_for(torch.randn(2, 16, 4, 4), 8) is passes
+
+
 class FailingKernels:
     """In the place of Triton's, which cannot be compiled."""
 
