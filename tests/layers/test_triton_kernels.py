@@ -392,18 +392,54 @@ def test_every_kernel_compiles_for_an_h100_and_hardly_spills(arguments, tmp_path
         assert figures["shared bytes"] < 227 * 1024, figures
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU compiles it")
-def test_a_kernel_that_fails_at_its_first_launch_cannot_be_compiled(monkeypatch):
-    def fails(*arguments, **options):
-        raise RuntimeError("PassManager::run failed\nand a long report")
+class FakeKernel:
+    """
+    A kernel in the place of a compiled one: what it is called with, at first with options by name,
+    then with the values of its constants in the order of its signature.
+    """
 
-    class Kernel:
-        __name__ = "_a_kernel"
+    __name__ = "_a_kernel"
+    arg_names = ["x", "y", "number", "FIRST", "SECOND"]
 
-        def __getitem__(self, grid):
-            return fails
+    def __init__(self):
+        self.compiled, self.run = [], []
 
+    def __getitem__(self, grid):
+        if len(grid) == 3:
+            return lambda *arguments: self.run.append((grid, *arguments))
+
+        def compile(*arguments, **options):
+            self.compiled.append((*arguments, options))
+            return self
+
+        return compile
+
+
+@pytest.fixture
+def fake_kernel(monkeypatch):
     monkeypatch.setattr(launch, "interpreted", lambda kernel: False)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    return FakeKernel()
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU real kernels show it")
+def test_a_kernel_is_compiled_once_for_each_type_and_alignment_of_its_tensors(fake_kernel):
+    run = launch.Launch(fake_kernel, 7, 0.5, SECOND=2, num_warps=4, FIRST=1)
+    x = torch.zeros(64)
+    for _ in range(3):
+        run(x, None)
+    assert fake_kernel.compiled == [(x, None, 0.5, {"SECOND": 2, "num_warps": 4, "FIRST": 1})]
+    assert fake_kernel.run == 2 * [((7, 1, 1), x, None, 0.5, 1, 2)]
+    for other in (x.half(), x[1:], x[8:]):  # the last is aligned again
+        run(other, None)
+    assert len(fake_kernel.compiled) == 3 and len(fake_kernel.run) == 3
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU real kernels show it")
+def test_a_kernel_that_fails_at_its_first_launch_cannot_be_compiled(fake_kernel, monkeypatch):
+    def fails(self, grid):
+        raise RuntimeError("PassManager::run failed\nand a long report")
+
+    monkeypatch.setattr(FakeKernel, "__getitem__", fails)
     with pytest.raises(CannotCompile, match="^_a_kernel fails: PassManager::run failed$"):
-        launch.Launch(Kernel(), 1)(torch.zeros(1))
+        launch.Launch(fake_kernel, 1)(torch.zeros(1))
