@@ -38,7 +38,7 @@ def newton(sigma: Tensor, iterations: int) -> Tensor:
 @functools.lru_cache(maxsize=1024)
 def _launch(kernel, n: int, g: int, iterations: int) -> Launch:
     G = max(16, triton.next_power_of_2(g))
-    return Launch(kernel, n, iterations, NUM_GROUPS=g, G=G, num_warps=4 if G == 64 else 1)
+    return Launch(kernel, n, iterations, NUM_GROUPS=g, G=G, num_warps={16: 1, 32: 2, 64: 4}[G])
 
 
 @triton.jit(do_not_specialize=("iterations",))
@@ -47,6 +47,9 @@ def _newton_kernel(
     iterations,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
+    first = tl.program_id(0).to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
+    sigma += first
+    w += first
     entry, exists = _entries(NUM_GROUPS, G)
     r = tl.load(sigma + entry, mask=exists, other=0.0)
     trace = _trace_or_one(r, G)
@@ -76,6 +79,11 @@ def _newton_backward_kernel(
     iterations,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
+    first = tl.program_id(0).to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
+    sigma += first
+    w += first
+    grad_w += first
+    grad_sigma += first
     entry, exists = _entries(NUM_GROUPS, G)
     r = tl.load(sigma + entry, mask=exists, other=0.0)
     trace = _trace_or_one(r, G)
@@ -121,10 +129,9 @@ def _product(a, b):
 
 @triton.jit
 def _entries(NUM_GROUPS: tl.constexpr, G: tl.constexpr):
-    """(offsets of this program's matrix, padded to G x G, mask of what exists)."""
+    """(offsets within a matrix, padded to G x G, mask of what exists)."""
     row, column = tl.arange(0, G)[:, None], tl.arange(0, G)[None, :]
-    first = tl.program_id(0).to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-    return first + row * NUM_GROUPS + column, (row < NUM_GROUPS) & (column < NUM_GROUPS)
+    return row * NUM_GROUPS + column, (row < NUM_GROUPS) & (column < NUM_GROUPS)
 
 
 @triton.jit
