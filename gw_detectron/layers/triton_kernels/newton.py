@@ -51,9 +51,7 @@ def _newton_kernel(
     sigma += first
     w += first
     entry, exists = _entries(NUM_GROUPS, G)
-    r = tl.load(sigma + entry, mask=exists, other=0.0)
-    trace = _trace_or_one(r, G)
-    r /= trace
+    r, trace = _over_trace(tl.load(sigma + entry, mask=exists, other=0.0), G)
     p = tl.where(iterations > 0, 1.5 * _identity(G) - 0.5 * r, _identity(G))
     for _ in range(1, iterations):
         rf = 1.5 * r - 0.5 * _product(r, r)
@@ -85,9 +83,7 @@ def _newton_backward_kernel(
     grad_w += first
     grad_sigma += first
     entry, exists = _entries(NUM_GROUPS, G)
-    r = tl.load(sigma + entry, mask=exists, other=0.0)
-    trace = _trace_or_one(r, G)
-    r /= trace
+    r, trace = _over_trace(tl.load(sigma + entry, mask=exists, other=0.0), G)
     dr = _symmetric(tl.load(grad_w + entry, mask=exists, other=0.0))
     along_w = tl.sum(dr * tl.load(w + entry, mask=exists, other=0.0))
     # Everything is linear in dP. Brought to norm 1, no entry leaves float16's range.
@@ -140,9 +136,11 @@ def _identity(G: tl.constexpr):
 
 
 @triton.jit
-def _trace_or_one(sigma, G: tl.constexpr):
+def _over_trace(sigma, G: tl.constexpr):
+    """(Sigma / tr(Sigma), tr(Sigma)); a trace of 0 is taken to be 1."""
     trace = tl.sum(sigma * _identity(G))
-    return tl.where(trace == 0, 1.0, trace)
+    trace = tl.where(trace == 0, 1.0, trace)
+    return sigma / trace, trace
 
 
 @triton.jit
