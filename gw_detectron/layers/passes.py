@@ -42,7 +42,7 @@ def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
         sigma = _covariance(*without_offset(x, mean, None))
     else:
         sigma = _covariance(x, mean)
-        data, offset = without_offset(x, mean, sigma)
+        data, _ = without_offset(x, mean, sigma)
         if data is not x:
             sigma = _covariance(data, _mean(data, num_groups))
     sigma.diagonal(dim1=-2, dim2=-1).add_(eps)

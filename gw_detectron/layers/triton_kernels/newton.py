@@ -4,9 +4,9 @@ Newton's iteration and its gradient as Triton kernels: those of ../whitening_mat
 A program takes one matrix through all its steps in one launch, in registers. Products with
 F = (3 I - R) / 2 are taken as A F = (3 A - A R) / 2, which needs no F and rounds less.
 
-A product of float32 matrices is made of three products on the tensor cores, of the matrices'
-leading and remaining halves in float16: 22 bits of each factor, where float32 has 24, so that what
-comes out is as exact as float32's own (measured: docs/derivation.md).
+A product of float32 matrices is made of three products on the tensor cores. Each matrix is the sum
+of two in float16, which keep 22 of its 24 bits; the result is as exact as a product in float32
+(docs/derivation.md has figures).
 """
 
 import functools
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from .. import whitening_matrix
 from .launch import Launch
+from .layout import MAX_GROUPS
 
-# Beyond these a program has no room for the matrices, or their entries none in float16: with more
-# steps the derivative of P_T grows by up to 3.4 a step.
-_MOST_GROUPS = 64
+# With more steps entries would leave the range of float16: the derivative of P_T grows by up to 3.4
+# times a step. With more groups the matrices would not fit the registers.
 _MOST_STEPS = 7
 
 
 def newton(sigma: Tensor, iterations: int) -> Tensor:
     """See :func:`gw_detectron.layers.whitening_matrix.newton`; sigma in float32."""
     n, g = sigma.shape[:2]
-    if g > _MOST_GROUPS or iterations > _MOST_STEPS:
+    if g > MAX_GROUPS or iterations > _MOST_STEPS:
         return whitening_matrix.newton(sigma, iterations)
     w = torch.empty_like(sigma, memory_format=torch.contiguous_format)
     _launch(_newton_kernel, n, g, iterations)(sigma.contiguous(), w)
@@ -63,7 +63,7 @@ def _newton_kernel(
 def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -> Tensor:
     """See :func:`gw_detectron.layers.whitening_matrix.newton_backward`; all in float32."""
     n, g = sigma.shape[:2]
-    if g > _MOST_GROUPS or iterations > _MOST_STEPS:
+    if g > MAX_GROUPS or iterations > _MOST_STEPS:
         return whitening_matrix.newton_backward(sigma, w, grad_w, iterations)
     grad_sigma = torch.empty_like(sigma, memory_format=torch.contiguous_format)
     matrices = (t.contiguous() for t in (sigma, w, grad_w))

@@ -646,37 +646,6 @@ def _input_gradient_kernel(
         tl.store(dx + offsets, result, mask=mask)
 
 
-class _Tile(NamedTuple):
-    """
-    Attributes:
-        columns: of a tile.
-        warps, stages: of a program; how many tiles it reads ahead.
-        programs: how many of them a multiprocessor holds.
-    """
-
-    columns: int
-    warps: int
-    stages: int
-    programs: int
-
-
-# By kernel and by what is multiplied, measured on an H200 with g = 64 (docs/performance.md)
-_TILES = {
-    ("moments", "half"): _Tile(64, 4, 3, 2),
-    ("moments", "tf32"): _Tile(64, 4, 3, 2),
-    ("moments", "tf32x3"): _Tile(64, 4, 2, 2),
-    ("whiten", "half"): _Tile(64, 4, 3, 4),
-    ("whiten", "tf32"): _Tile(64, 4, 3, 3),
-    ("whiten", "tf32x3"): _Tile(64, 4, 2, 2),
-    ("reduce", "half"): _Tile(32, 4, 4, 2),
-    ("reduce", "tf32"): _Tile(32, 4, 3, 2),
-    ("reduce", "tf32x3"): _Tile(32, 4, 2, 2),
-    ("input_gradient", "half"): _Tile(64, 4, 3, 2),
-    ("input_gradient", "tf32"): _Tile(64, 4, 2, 2),
-    ("input_gradient", "tf32x3"): _Tile(64, 4, 2, 2),
-}
-
-
 class _Tiling(NamedTuple):
     """
     Attributes:
