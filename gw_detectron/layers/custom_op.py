@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import plain
+from . import passes, plain
 from .backend import by_backend
 from .passes import full_precision, result_like
 from .precision import full_float32, tf32_is_allowed
@@ -73,6 +73,8 @@ def forward(x, weight, bias, num_groups, iterations, eps, method, rescaled):
 
 def _forward(backend, x, num_groups, weight, bias, iterations, eps, method, rescaled):
     with _without_autocast(x):
+        if _comes_whole(backend, iterations, method, rescaled):
+            return backend.forward(x, num_groups, weight, bias, iterations, eps)
         data = backend.data_of(x)
         mean, sigma = backend.moments(data, num_groups, eps)
         with _without_tf32(x):
@@ -110,6 +112,8 @@ def backward(dy, x, weight, matrices, num_groups, iterations, eps, method, resca
 def _backward(backend, x, num_groups, dy, weight, matrices, iterations, method, rescaled):
     mean, sigma, w, *decomposition = matrices
     with _without_autocast(x):
+        if _comes_whole(backend, iterations, method, rescaled):
+            return backend.backward(dy, x, weight, mean, sigma, w, iterations)
         data, offset = backend.without_offset(backend.data_of(x), mean, sigma)
         dy = backend.data_of(dy)
         with _without_tf32(x):
@@ -126,6 +130,16 @@ def _backward(backend, x, num_groups, dy, weight, matrices, iterations, method, 
                 dsigma = dsigma + direct
         dx = backend.input_gradient(dy, data, offset, mean_dy, applied, dsigma, weight)
     return dx.to(x.dtype), dweight, dbias
+
+
+def _comes_whole(backend, iterations: int, method: str, rescaled: bool) -> bool:
+    """Whether the backend makes all passes, and what comes between them, in fewer steps."""
+    return (
+        backend is not passes
+        and method == "itn"
+        and not rescaled
+        and iterations <= backend.MOST_STEPS
+    )
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager:

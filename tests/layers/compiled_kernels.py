@@ -23,7 +23,7 @@ import torch  # noqa: E402
 import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
-KERNELS = "gw_detectron.layers.triton_kernels."
+KERNELS = "gw_detectron.layers.triton_kernels"
 
 
 class Driver:
@@ -75,25 +75,26 @@ def main():
     options = parser.parse_args()
 
     triton.runtime.driver.set_active(Driver())
-    passes, newton, launch = (
-        importlib.import_module(KERNELS + name) for name in ("passes", "newton", "launch")
-    )
+    launch, tiling = (importlib.import_module(f"{KERNELS}.{name}") for name in ("launch", "tiling"))
     launch.Launch.__call__ = compile_kernel
-    passes.multiprocessors = lambda device: 132
+    tiling.multiprocessors = lambda device: 132
     torch.backends.cuda.matmul.allow_tf32 = options.tf32
 
     g, channels = options.groups, options.groups * options.places
+    kernels = importlib.import_module(KERNELS)
     x = torch.zeros(2, channels, 32, 64, dtype=getattr(torch, options.dtype))
+    small = torch.zeros(132, channels, 7, 7, dtype=x.dtype)
     if options.channels_last:
-        x = x.to(memory_format=torch.channels_last)
-    mean, w = torch.zeros(2, g, 1), torch.zeros(2, g, g)
-    passes.moments(x, g, 1e-5)
+        x, small = (t.to(memory_format=torch.channels_last) for t in (x, small))
     for weight in (torch.zeros(channels), None):
-        passes.whiten(x, mean, w, weight, weight)
-        passes.reduce(x, x, mean, w, weight)
-        passes.input_gradient(x, x, mean, mean, w, w, weight)
-    newton.newton(w, 5)
-    newton.newton_backward(w, w, w, 5)
+        for y in (x, small):
+            results = kernels.forward(y, g, weight, weight, 5, 1e-5)
+            kernels.backward(y, y, weight, *results[1:], 5)
+    _, mean, w, _ = kernels.forward(x, g, None, None, 5, 1e-5)
+    kernels.whiten(x, mean, w, None, None)
+    kernels.input_gradient(x, x, mean, mean, w, w, None)
+    kernels.newton(w, 5)
+    kernels.newton_backward(w, w, w, 5)
 
 
 if __name__ == "__main__":

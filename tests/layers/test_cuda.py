@@ -101,6 +101,19 @@ def test_on_another_stream_it_waits_for_that_stream_alone(memory_format):
     assert_near(results, expected)
 
 
+@pytest.mark.parametrize("memory_format", MEMORY_FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_deterministic_algorithms_it_gives_the_same_every_time(memory_format, dtype):
+    step = Step(memory_format, dtype)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = step(), step()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
 def network():
     torch.manual_seed(0)
     return nn.Sequential(

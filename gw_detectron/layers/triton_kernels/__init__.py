@@ -1,10 +1,14 @@
 """
-The passes of Group Whitening as Triton kernels: the functions of ../passes.py, for NVIDIA GPUs.
+The passes of Group Whitening as Triton kernels: the functions of ../passes.py, for NVIDIA GPUs, and
+forward and backward, which make all of the paper's layer in fewer launches.
 
-    layout.py     how an input lies in memory and is cut into tiles; which inputs are covered
-    passes.py     moments, whiten, reduce, input_gradient: what touches anything of the input's size
-    newton.py     Newton's iteration and its gradient, each a single launch
+    layout.py     how an input lies in memory; which inputs are covered
+    tiling.py     into what tiles it is cut, by how many programs
     launch.py     how a kernel is launched
+    products.py   products of matrices with tiles
+    newton.py     Newton's iteration and its gradient, in registers
+    forward_passes.py   moments, whiten; forward
+    backward_passes.py  reduce, input_gradient; backward
 
 float32, float16 and bfloat16 are read and written as they are; everything is accumulated in
 float32, in an order that is always the same. Triton's interpreter (TRITON_INTERPRET=1, set before
@@ -12,14 +16,18 @@ Triton is imported) runs all of it on the CPU. What the passes compute is derive
 docs/derivation.md.
 """
 
+from .backward_passes import backward, input_gradient, reduce
+from .forward_passes import data_of, forward, moments, whiten, without_offset
 from .layout import are_quicker, covers
-from .newton import newton, newton_backward
-from .passes import data_of, input_gradient, moments, reduce, whiten, without_offset
+from .newton import MOST_STEPS, newton, newton_backward
 
 __all__ = [
+    "MOST_STEPS",
     "are_quicker",
+    "backward",
     "covers",
     "data_of",
+    "forward",
     "input_gradient",
     "moments",
     "newton",

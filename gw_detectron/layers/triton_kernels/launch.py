@@ -15,7 +15,8 @@ class Launch:
     A kernel with everything but its tensors, made once for each kind of input.
 
     Triton looks at every argument of every launch, which for a small map takes longer than the
-    work. Here it is asked once for each combination of the tensors' types and alignments.
+    work. Here it does so until all tensors lie at multiples of 16 bytes, as PyTorch's own do; from
+    then on such tensors are taken to be of the same types, and the kernel gets their addresses.
 
     Args:
         kernel: must not be specialised for any number.
@@ -27,7 +28,7 @@ class Launch:
     def __init__(self, kernel, programs: int, *numbers: int | float, **options) -> None:
         self.kernel, self.programs = kernel, programs
         self.numbers, self.options = numbers, options
-        self._compiled: dict[tuple, Callable] = {}
+        self._compiled: Callable | None = None
 
     def __call__(self, *tensors: Tensor | None) -> None:
         """
@@ -43,16 +44,18 @@ class Launch:
         if device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
                 return self(*tensors)
-        kinds = tuple([t if t is None else (t.dtype, t.data_ptr() % 16 == 0) for t in tensors])
-        if kinds in self._compiled:
-            self._compiled[kinds](*tensors, *self._arguments)
-        else:
-            try:
-                compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
-            except Exception as error:
-                reason = str(error).strip().partition("\n")[0]
-                raise CannotCompile(f"{self.kernel.__name__} fails: {reason}") from error
-            self._compiled[kinds] = compiled[self.programs, 1, 1]
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        aligned = not any(address and address % 16 for address in addresses)
+        if aligned and self._compiled:
+            self._compiled(*addresses, *self._arguments)
+            return
+        try:
+            compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CannotCompile(f"{self.kernel.__name__} fails: {reason}") from error
+        if aligned:
+            self._compiled = compiled[self.programs, 1, 1]
 
     @functools.cached_property
     def _arguments(self) -> list:

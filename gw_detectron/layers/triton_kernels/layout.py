@@ -185,6 +185,15 @@ def sample(pointer, n, stride, VECTOR: tl.constexpr):
 
 
 @triton.jit
+def along_groups(vector, CHANNELS_INNER: tl.constexpr):
+    """A vector (G,) to be combined with tiles."""
+    if CHANNELS_INNER:
+        return vector[None, :, None]
+    else:
+        return vector[:, None, None]
+
+
+@triton.jit
 def as_matrix(tile, CHANNELS_INNER: tl.constexpr):
     """A tile as (G, K B)."""
     if CHANNELS_INNER:

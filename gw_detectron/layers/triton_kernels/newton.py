@@ -19,16 +19,18 @@ from torch import Tensor
 from .. import whitening_matrix
 from .launch import Launch
 from .layout import MAX_GROUPS
+from .products import entries, identity, load_matrix
+from .tiling import padded
 
 # With more steps entries would leave the range of float16: the derivative of P_T grows by up to 3.4
 # times a step. With more groups the matrices would not fit the registers.
-_MOST_STEPS = 7
+MOST_STEPS = 7
 
 
 def newton(sigma: Tensor, iterations: int) -> Tensor:
     """See :func:`gw_detectron.layers.whitening_matrix.newton`; sigma in float32."""
     n, g = sigma.shape[:2]
-    if g > MAX_GROUPS or iterations > _MOST_STEPS:
+    if g > MAX_GROUPS or iterations > MOST_STEPS:
         return whitening_matrix.newton(sigma, iterations)
     w = torch.empty_like(sigma, memory_format=torch.contiguous_format)
     _launch(_newton_kernel, n, g, iterations)(sigma.contiguous(), w)
@@ -37,7 +39,7 @@ def newton(sigma: Tensor, iterations: int) -> Tensor:
 
 @functools.lru_cache(maxsize=1024)
 def _launch(kernel, n: int, g: int, iterations: int) -> Launch:
-    G = max(16, triton.next_power_of_2(g))
+    G = padded(g)
     return Launch(kernel, n, iterations, NUM_GROUPS=g, G=G, num_warps={16: 1, 32: 2, 64: 4}[G])
 
 
@@ -48,22 +50,28 @@ def _newton_kernel(
     NUM_GROUPS: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0).to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-    sigma += first
-    w += first
-    entry, exists = _entries(NUM_GROUPS, G)
-    r, trace = _over_trace(tl.load(sigma + entry, mask=exists, other=0.0), G)
-    p = tl.where(iterations > 0, 1.5 * _identity(G) - 0.5 * r, _identity(G))
+    matrix = newton_of(load_matrix(sigma + first, NUM_GROUPS, G), iterations, NUM_GROUPS, G)
+    entry, exists = entries(NUM_GROUPS, G)
+    tl.store(w + first + entry, matrix, mask=exists)
+
+
+@triton.jit
+def newton_of(sigma, iterations, NUM_GROUPS: tl.constexpr, G: tl.constexpr):
+    """W of Sigma, both (G, G) with 0 beyond the groups."""
+    r, trace = _over_trace(sigma, G)
+    p = tl.where(iterations > 0, 1.5 * identity(G) - 0.5 * r, identity(G))
     for _ in range(1, iterations):
         rf = 1.5 * r - 0.5 * _product(r, r)
         r = 1.5 * rf - 0.5 * _product(rf, r)
         p = 1.5 * p - 0.5 * _product(p, r)
-    tl.store(w + entry, p / tl.sqrt(trace), mask=exists)
+    _, exists = entries(NUM_GROUPS, G)
+    return tl.where(exists, p / tl.sqrt(trace), 0.0)
 
 
 def newton_backward(sigma: Tensor, w: Tensor, grad_w: Tensor, iterations: int) -> Tensor:
     """See :func:`gw_detectron.layers.whitening_matrix.newton_backward`; all in float32."""
     n, g = sigma.shape[:2]
-    if g > MAX_GROUPS or iterations > _MOST_STEPS:
+    if g > MAX_GROUPS or iterations > MOST_STEPS:
         return whitening_matrix.newton_backward(sigma, w, grad_w, iterations)
     grad_sigma = torch.empty_like(sigma, memory_format=torch.contiguous_format)
     matrices = (t.contiguous() for t in (sigma, w, grad_w))
@@ -78,20 +86,29 @@ def _newton_backward_kernel(
     NUM_GROUPS: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0).to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-    sigma += first
-    w += first
-    grad_w += first
-    grad_sigma += first
-    entry, exists = _entries(NUM_GROUPS, G)
-    r, trace = _over_trace(tl.load(sigma + entry, mask=exists, other=0.0), G)
-    dr = _symmetric(tl.load(grad_w + entry, mask=exists, other=0.0))
-    along_w = tl.sum(dr * tl.load(w + entry, mask=exists, other=0.0))
+    gradient = newton_gradient(
+        sigma + first, w + first, load_matrix(grad_w + first, NUM_GROUPS, G), iterations,
+        NUM_GROUPS, G,
+    )  # fmt: skip
+    entry, exists = entries(NUM_GROUPS, G)
+    tl.store(grad_sigma + first + entry, gradient, mask=exists)
+
+
+@triton.jit
+def newton_gradient(sigma, w, grad_w, iterations, NUM_GROUPS: tl.constexpr, G: tl.constexpr):
+    """
+    dSigma of dW, both (G, G); sigma and w point to a sample's, which are read again rather than
+    kept in registers.
+    """
+    r, trace = _over_trace(load_matrix(sigma, NUM_GROUPS, G), G)
+    dr = _symmetric(grad_w)
+    along_w = tl.sum(dr * load_matrix(w, NUM_GROUPS, G))
     # Everything is linear in dP. Brought to norm 1, no entry leaves float16's range.
     size = tl.sqrt(tl.sum(dr * dr))
     size = tl.where(size > 0, size, 1.0)
     dr /= size
 
-    p = 1.5 * _identity(G) - 0.5 * r
+    p = 1.5 * identity(G) - 0.5 * r
     dp = tl.where(iterations > 0, -0.5 * dr, 0.0)
     for _ in range(1, iterations):
         # d(R F F) = dR F F + R d(F F), and d(F F) = -(F dR + dR F) / 2 since dF = -dR / 2
@@ -103,9 +120,8 @@ def _newton_backward_kernel(
         p = 1.5 * p - 0.5 * _product(p, r)
 
     grad_s = _symmetric(dp) * (size / tl.sqrt(trace))
-    along_s = tl.sum(grad_s * tl.load(sigma + entry, mask=exists, other=0.0)) / trace
-    result = (grad_s - (along_w / 2 + along_s) * _identity(G)) / trace
-    tl.store(grad_sigma + entry, result, mask=exists)
+    along_s = tl.sum(grad_s * load_matrix(sigma, NUM_GROUPS, G)) / trace
+    return (grad_s - (along_w / 2 + along_s) * identity(G)) / trace
 
 
 @triton.jit
@@ -124,21 +140,9 @@ def _product(a, b):
 
 
 @triton.jit
-def _entries(NUM_GROUPS: tl.constexpr, G: tl.constexpr):
-    """(offsets within a matrix, padded to G x G, mask of what exists)."""
-    row, column = tl.arange(0, G)[:, None], tl.arange(0, G)[None, :]
-    return row * NUM_GROUPS + column, (row < NUM_GROUPS) & (column < NUM_GROUPS)
-
-
-@triton.jit
-def _identity(G: tl.constexpr):
-    return tl.where(tl.arange(0, G)[:, None] == tl.arange(0, G)[None, :], 1.0, 0.0)
-
-
-@triton.jit
 def _over_trace(sigma, G: tl.constexpr):
     """(Sigma / tr(Sigma), tr(Sigma)); a trace of 0 is taken to be 1."""
-    trace = tl.sum(sigma * _identity(G))
+    trace = tl.sum(sigma * identity(G))
     trace = tl.where(trace == 0, 1.0, trace)
     return sigma / trace, trace
 

@@ -1,0 +1,504 @@
+"""
+The backward pass as Triton kernels: reduce and input_gradient, which are functions of
+../passes.py, and backward, which takes the gradient of Newton's iteration along and so needs fewer
+launches. Tiles, sums and products are as in forward_passes.py.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..passes import result_like
+from .launch import Launch
+from .layout import along_groups, as_matrix, as_tile, axes, layout_of, locate, sample
+from .newton import newton_backward, newton_gradient
+from .products import ROWS, entries, halves, load_matrix, load_vector, times_tile, times_vector
+from .tiling import (
+    LEAST_TILES,
+    Kind,
+    at_once,
+    dense,
+    kind_of,
+    num_parts,
+    num_tiles,
+    padded,
+    tiling_of,
+)
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    sigma: Tensor,
+    w: Tensor,
+    iterations: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    (dx, dweight, dbias), from what forward returned.
+
+    In half types one launch follows :func:`reduce`, or one does both where samples are many and
+    small. In float32 the registers that its products take leave too few for Newton's iteration.
+    """
+    g = w.shape[-1]
+    dy, dx, weight = _laid_out_like(dy, x, g), result_like(x), dense(weight)
+    kind = kind_of((x, dy, dx), g, (weight,))
+    if kind.products == "half" and at_once(x):
+        launch, add_shares = _backward(kind, iterations)
+        shares, mean_dy = mean.new_empty(2, *x.shape[:2]), torch.empty_like(mean)
+        grad_weight, grad_bias = mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
+        launch(x, dy, dx, mean, mean_dy, sigma, w, weight, shares)
+        add_shares(shares, None, None, grad_weight, grad_bias)
+        return dx, grad_weight, grad_bias
+    grad_w, mean_dy, grad_weight, grad_bias = _reduce(kind)(dy, x, mean, w, weight)
+    if kind.products == "half":
+        launch, gradient = _input_gradient(kind, iterations), grad_w
+    else:
+        launch, gradient = _input_gradient(kind), newton_backward(sigma, w, grad_w, iterations)
+    launch(x, dy, dx, mean, mean_dy, sigma, w, gradient, weight)
+    return dx, grad_weight, grad_bias
+
+
+def reduce(
+    dy: Tensor, x: Tensor, mean: Tensor, w: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """
+    All that the backward needs to sum over positions, of dy and of the products dy X^T.
+
+    Returns:
+        (dW, mean of dY, dweight, dbias): (N, g, g), (N, g, 1), (C,), (C,), in float32.
+    """
+    g = w.shape[-1]
+    dy, weight = _laid_out_like(dy, x, g), dense(weight)
+    return _reduce(kind_of((x, dy), g, (weight,)))(dy, x, dense(mean), dense(w), weight)
+
+
+@functools.lru_cache(maxsize=1024)
+def _reduce(kind: Kind) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """:func:`reduce` of tensors that need no more preparation."""
+    x, dy = layouts = kind.layouts[:2]
+    n, g, num_channels = kind.shape[0], kind.num_groups, kind.shape[1]
+    tiling, options = tiling_of("reduce", kind, layouts)
+    place_tiles, position_tiles = x.tiles(options["K"], options["B"])
+    parts = num_parts(n, tiling, kind.device)
+    place_parts = min(parts, place_tiles)
+    position_parts = min(triton.cdiv(parts, place_parts), triton.cdiv(position_tiles, LEAST_TILES))
+    parts = place_parts * position_parts
+    of_groups = n * parts * (g + 1) * g if parts > 1 else 0
+    sum_up = Launch(
+        _reduce_kernel, n * parts,
+        x.places, x.positions, *x.strides, *dy.strides, place_parts, position_parts, of_groups,
+        1 / x.columns, SPLIT=parts > 1, **options,
+    )  # fmt: skip
+    add_shares = _adding_shares(n, parts, n * position_parts, x.places, g)
+    num_shares = of_groups + 2 * n * position_parts * num_channels
+
+    def sum_up_and_add(dy, x, mean, w, weight):
+        shares = w.new_empty(num_shares)
+        grad_w, mean_dy = torch.empty_like(w), torch.empty_like(mean)
+        grad_weight, grad_bias = w.new_empty(num_channels), w.new_empty(num_channels)
+        sum_up(x, dy, mean, w, weight, grad_w, mean_dy, shares)
+        add_shares(shares, grad_w, mean_dy, grad_weight, grad_bias)
+        return grad_w, mean_dy, grad_weight, grad_bias
+
+    return sum_up_and_add
+
+
+def _adding_shares(n: int, parts: int, channel_parts: int, places: int, g: int) -> Launch:
+    of_matrices = n * (g + 1) if parts > 1 else 0
+    of_groups = of_matrices * parts * g
+    return Launch(
+        _add_gradients_kernel, of_matrices + 2 * places, parts, channel_parts, places, of_groups,
+        NUM_GROUPS=g, G=padded(g),
+    )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=(
+        "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "dy_sample_stride",
+        "dy_outer_stride", "place_parts", "position_parts", "of_groups", "share",
+    )
+)  # fmt: skip
+def _reduce_kernel(
+    x, dy,  # (N, g, c, S)
+    mean,  # (N, g)
+    w,  # (N, g, g)
+    weight,  # (C,) or None
+    grad_w,  # (N, g, g)
+    mean_dy,  # (N, g)
+    shares,  # see _add_gradients_kernel
+    num_places, num_positions, x_sample_stride, x_outer_stride, dy_sample_stride, dy_outer_stride,
+    place_parts, position_parts, of_groups, share,
+    NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A program sums one of position_parts of the positions of one of place_parts of the places."""
+    program = tl.program_id(0)
+    n = program // (place_parts * position_parts)
+    position_part = program % position_parts
+    num_channels = NUM_GROUPS * num_places
+    num_samples = tl.num_programs(0) // (place_parts * position_parts)
+    grad_weight = shares + of_groups + (n * position_parts + position_part) * num_channels
+    total_w, total_mean = _sums(
+        sample(x, n, x_sample_stride, VECTOR), sample(dy, n, dy_sample_stride, VECTOR),
+        load_vector(mean + n * NUM_GROUPS, NUM_GROUPS, G),
+        w + n.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS), weight,
+        grad_weight, grad_weight + num_samples * position_parts * num_channels,
+        program // position_parts % place_parts, place_parts, position_part, position_parts,
+        num_places, num_positions, x_outer_stride, dy_outer_stride,
+        NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
+    )  # fmt: skip
+    if SPLIT:
+        grad_w = shares + program * ((NUM_GROUPS + 1) * NUM_GROUPS)
+        mean_dy = grad_w + NUM_GROUPS * NUM_GROUPS
+    else:
+        grad_w += program.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
+        mean_dy += program * NUM_GROUPS
+    group = tl.arange(0, G)
+    tl.store(mean_dy + group, total_mean * share, mask=group < NUM_GROUPS)
+    entry, exists = entries(NUM_GROUPS, G)
+    tl.store(grad_w + entry, total_w, mask=exists)
+
+
+@triton.jit
+def _sums(
+    x, dy, mean, w, weight, grad_weight, grad_bias, first_place_tile, place_step, first_tile, step,
+    num_places, num_positions, x_outer_stride, dy_outer_stride,
+    NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """
+    (dW, the sum of dY) over every step-th tile of positions of every place_step-th of places of a
+    sample; dweight and dbias of these places are stored.
+
+    One place at a time, E = dy Xc^T serves both: dW = weight * E summed over places, and
+    dweight = diag(E W^T). Where places lie side by side in memory they are read together, and
+    dweight is summed from dy * (W Xc).
+    """
+    dtype: tl.constexpr = x.dtype.element_ty
+    row = tl.arange(0, G)[:, None]
+    mean_of_group = along_groups(mean, CHANNELS_INNER)
+    if CHANNELS_INNER:
+        matrix = load_matrix(w, NUM_GROUPS, G)
+        high, low, scale = halves(matrix, dtype)
+        shift = times_vector(matrix, mean)
+
+    total_w = tl.zeros((G, G), tl.float32)
+    total_mean = tl.zeros((G,), tl.float32)
+    for place_tile in range(first_place_tile, tl.cdiv(num_places, K), place_step):
+        first_place = place_tile * K
+        total_dy = as_tile(tl.zeros((G, K * B), tl.float32), K, B, CHANNELS_INNER)
+        along_y = as_tile(tl.zeros((G, K * B), tl.float32), K, B, CHANNELS_INNER)
+        product = tl.zeros((G, G), tl.float32)
+        for tile in range(first_tile, tl.cdiv(num_positions, B), step):
+            groups, places, positions = axes(0, first_place, tile * B, G, K, B, CHANNELS_INNER)
+            offsets, mask = locate(
+                groups, places, positions, NUM_GROUPS, num_places, num_positions,
+                dy_outer_stride, VECTOR, CHANNELS_INNER,
+            )  # fmt: skip
+            dy_tile = tl.load(dy + offsets, mask=mask, other=0.0)
+            offsets, mask = locate(
+                groups, places, positions, NUM_GROUPS, num_places, num_positions,
+                x_outer_stride, VECTOR, CHANNELS_INNER,
+            )  # fmt: skip
+            x_tile = tl.load(x + offsets, mask=mask, other=0.0)
+            if dtype == tl.float32:
+                x_tile -= mean_of_group
+            x_tile = as_matrix(x_tile, CHANNELS_INNER)
+            total_dy += dy_tile.to(tl.float32)
+            if CHANNELS_INNER:
+                y_tile = times_tile(high, low, x_tile, tl.zeros((G, K * B), tl.float32), PRECISION)
+                if dtype != tl.float32:
+                    y_tile = y_tile * scale - shift[:, None]
+                along_y += dy_tile.to(tl.float32) * as_tile(y_tile, K, B, CHANNELS_INNER)
+                if weight is not None:
+                    dy_tile = _weighted(dy_tile, weight, groups, places, num_places, NUM_GROUPS)
+            product = tl.dot(
+                as_matrix(dy_tile, CHANNELS_INNER), tl.trans(x_tile), product,
+                input_precision=PRECISION,
+            )  # fmt: skip
+
+        place = first_place + tl.arange(0, K)[None, :]
+        channel = row * num_places + place
+        is_channel = (row < NUM_GROUPS) & (place < num_places)
+        if CHANNELS_INNER:
+            sum_dy = tl.sum(total_dy, axis=0)
+            sum_weight = tl.sum(along_y, axis=0)
+        else:
+            sum_dy = tl.sum(total_dy, axis=2)
+            if dtype != tl.float32:
+                product -= sum_dy * mean[None, :]
+            sum_weight = tl.sum(product * load_matrix(w, NUM_GROUPS, G), axis=1)[:, None]
+        tl.store(grad_bias + channel, sum_dy, mask=is_channel)
+        tl.store(grad_weight + channel, sum_weight, mask=is_channel)
+        if weight is not None:
+            factor = tl.load(weight + channel, mask=is_channel, other=0.0).to(tl.float32)
+            sum_dy *= factor
+            if not CHANNELS_INNER:
+                product *= factor
+        sum_over_places = tl.sum(sum_dy, axis=1)
+        if CHANNELS_INNER and dtype != tl.float32:
+            product -= sum_over_places[:, None] * mean[None, :]
+        total_w += product
+        total_mean += sum_over_places
+    return total_w, total_mean
+
+
+@triton.jit(do_not_specialize=("parts", "channel_parts", "num_places", "of_groups"))
+def _add_gradients_kernel(
+    shares,  # (N, parts, g + 1, g) of dW and of the mean of dY, unless parts = 1; then
+    # 2 (channel_parts, C), of dweight and dbias
+    grad_w,  # (N, g, g)
+    mean_dy,  # (N, g)
+    grad_weight, grad_bias,  # (C,)
+    parts, channel_parts, num_places, of_groups,
+    NUM_GROUPS: tl.constexpr, G: tl.constexpr,
+):  # fmt: skip
+    """A program adds up g numbers: of dweight, of dbias, or a row of a sample's."""
+    program = tl.program_id(0)
+    g: tl.constexpr = NUM_GROUPS
+    num_channels = num_places * g
+    if program < num_places:
+        first = shares + of_groups + program * g
+        _sum(first, grad_weight + program * g, channel_parts, num_channels, g, G)
+    elif program < 2 * num_places:
+        place = program - num_places
+        first = shares + of_groups + channel_parts * num_channels + place * g
+        _sum(first, grad_bias + place * g, channel_parts, num_channels, g, G)
+    elif grad_w is not None:
+        n = (program - 2 * num_places) // (g + 1)
+        row = (program - 2 * num_places) % (g + 1)
+        first = shares + (n * parts * (g + 1) + row) * g
+        if row < g:
+            _sum(first, grad_w + (n * g + row) * g, parts, (g + 1) * g, g, G)
+        else:
+            _sum(first, mean_dy + n * g, parts, (g + 1) * g, g, G)
+
+
+@triton.jit
+def _sum(shares, result, parts, stride, SIZE: tl.constexpr, G: tl.constexpr):
+    column = tl.arange(0, G)
+    exists = column < SIZE
+    total = tl.zeros((ROWS, G), tl.float32)
+    for start in range(0, parts, ROWS):
+        part = start + tl.arange(0, ROWS)[:, None]
+        mask = (part < parts) & exists[None, :]
+        total += tl.load(shares + part * stride + column[None, :], mask=mask, other=0.0)
+    tl.store(result + column, tl.sum(total, axis=0), mask=exists)
+
+
+@triton.jit
+def _weighted(dy, weight, groups, places, num_places, NUM_GROUPS: tl.constexpr):
+    """weight * dy, in dy's type."""
+    mask = (groups < NUM_GROUPS) & (places < num_places)
+    factor = tl.load(weight + groups * num_places + places, mask=mask, other=0.0).to(tl.float32)
+    return (dy.to(tl.float32) * factor).to(dy.dtype)
+
+
+def input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    mean_dy: Tensor,
+    w: Tensor,
+    grad_sigma: Tensor,
+    weight: Tensor | None,
+) -> Tensor:
+    """
+    W (dY - mean(dY)) + 2/m dSigma (X - mean), dY = weight * dy.
+
+    Args:
+        grad_sigma: (N, g, g), symmetric.
+
+    Returns:
+        Tensor: of x's shape, type and memory format.
+    """
+    g = w.shape[-1]
+    dy, dx, weight = _laid_out_like(dy, x, g), result_like(x), dense(weight)
+    launch = _input_gradient(kind_of((x, dy, dx), g, (weight,)))
+    launch(x, dy, dx, *map(dense, (mean, mean_dy, None, w, grad_sigma, weight)))
+    return dx
+
+
+@functools.lru_cache(maxsize=1024)
+def _input_gradient(kind: Kind, iterations: int | None = None) -> Launch:
+    """With `iterations` dSigma is made on the way, of dW."""
+    x, dy, dx = kind.layouts
+    tiling, options = tiling_of("input_gradient", kind)
+    parts = min(num_parts(kind.shape[0], tiling, kind.device), num_tiles(x, options))
+    return Launch(
+        _input_gradient_kernel, kind.shape[0] * parts,
+        x.places, x.positions, *x.strides, *dy.strides, *dx.strides, parts, iterations or 0,
+        2 / x.columns, NEWTON=iterations is not None, **options,
+    )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=(
+        "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "dy_sample_stride",
+        "dy_outer_stride", "dx_sample_stride", "dx_outer_stride", "parts", "iterations", "factor",
+    )
+)  # fmt: skip
+def _input_gradient_kernel(
+    x, dy, dx,  # (N, g, c, S)
+    mean, mean_dy,  # (N, g)
+    sigma, w, gradient,  # (N, g, g); gradient is dW if NEWTON, otherwise dSigma
+    weight,  # (C,) or None
+    num_places, num_positions, x_sample_stride, x_outer_stride, dy_sample_stride, dy_outer_stride,
+    dx_sample_stride, dx_outer_stride, parts, iterations, factor,
+    NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, NEWTON: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """
+    A program makes every parts-th tile of a sample. Each makes dSigma by itself, for which they
+    would otherwise wait.
+    """
+    program = tl.program_id(0)
+    n = program // parts
+    first_entry = n.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
+    w += first_entry
+    grad_sigma = load_matrix(gradient + first_entry, NUM_GROUPS, G)
+    if NEWTON:
+        grad_sigma = newton_gradient(sigma + first_entry, w, grad_sigma, iterations, NUM_GROUPS, G)
+    _apply(
+        sample(x, n, x_sample_stride, VECTOR), sample(dy, n, dy_sample_stride, VECTOR),
+        sample(dx, n, dx_sample_stride, VECTOR),
+        load_vector(mean + n * NUM_GROUPS, NUM_GROUPS, G),
+        load_vector(mean_dy + n * NUM_GROUPS, NUM_GROUPS, G),
+        load_matrix(w, NUM_GROUPS, G), grad_sigma * factor, weight, program % parts, parts,
+        num_places, num_positions, x_outer_stride, dy_outer_stride, dx_outer_stride,
+        NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
+    )  # fmt: skip
+
+
+@triton.jit
+def _apply(
+    x, dy, dx, mean, mean_dy, of_dy, of_x, weight, first, step,
+    num_places, num_positions, x_outer_stride, dy_outer_stride, dx_outer_stride,
+    NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """
+    of_dy (dY - mean(dY)) + of_x (X - mean), every step-th tile of it, from the last on, which may
+    still be in the cache.
+    """
+    dtype: tl.constexpr = x.dtype.element_ty
+    shift = times_vector(of_dy, mean_dy) + times_vector(of_x, mean)
+    mean_of_group = along_groups(mean, CHANNELS_INNER)
+    mean_dy_of_group = along_groups(mean_dy, CHANNELS_INNER)
+    dy_high, dy_low, dy_scale = halves(of_dy, dtype)
+    x_high, x_low, x_scale = halves(of_x, dtype)
+    position_tiles = tl.cdiv(num_positions, B)
+    num_tiles = tl.cdiv(num_places, K) * position_tiles
+    for done in range(first, num_tiles, step):
+        tile = num_tiles - 1 - done
+        groups, places, positions = axes(
+            0, tile // position_tiles * K, tile % position_tiles * B, G, K, B, CHANNELS_INNER
+        )
+        offsets, mask = locate(
+            groups, places, positions, NUM_GROUPS, num_places, num_positions, x_outer_stride,
+            VECTOR, CHANNELS_INNER,
+        )  # fmt: skip
+        x_tile = tl.load(x + offsets, mask=mask, other=0.0)
+        offsets, mask = locate(
+            groups, places, positions, NUM_GROUPS, num_places, num_positions, dy_outer_stride,
+            VECTOR, CHANNELS_INNER,
+        )  # fmt: skip
+        dy_tile = tl.load(dy + offsets, mask=mask, other=0.0)
+        if weight is not None:
+            dy_tile = _weighted(dy_tile, weight, groups, places, num_places, NUM_GROUPS)
+        if dtype == tl.float32:
+            x_tile -= mean_of_group
+            dy_tile -= mean_dy_of_group
+        result = tl.zeros((G, K * B), tl.float32)
+        result = times_tile(x_high, x_low, as_matrix(x_tile, CHANNELS_INNER), result, PRECISION)
+        if dtype != tl.float32:
+            result *= x_scale / dy_scale
+        result = times_tile(dy_high, dy_low, as_matrix(dy_tile, CHANNELS_INNER), result, PRECISION)
+        if dtype != tl.float32:
+            result = result * dy_scale - shift[:, None]
+        offsets, mask = locate(
+            groups, places, positions, NUM_GROUPS, num_places, num_positions, dx_outer_stride,
+            VECTOR, CHANNELS_INNER,
+        )  # fmt: skip
+        result = as_tile(result, K, B, CHANNELS_INNER).to(dtype)
+        tl.store(dx + offsets, result, mask=mask)
+
+
+@functools.lru_cache(maxsize=1024)
+def _backward(kind: Kind, iterations: int) -> tuple[Launch, Launch]:
+    """(a program for each sample, the sums of dweight and dbias)."""
+    n, g, (x, dy, dx) = kind.shape[0], kind.num_groups, kind.layouts
+    _, sums = tiling_of("reduce", kind, [x, dy])
+    _, options = tiling_of("input_gradient", kind)
+    launch = Launch(
+        _backward_kernel, n,
+        x.places, x.positions, *x.strides, *dy.strides, *dx.strides, iterations, 1 / x.columns,
+        SUM_K=sums["K"], SUM_B=sums["B"], SUM_VECTOR=sums["VECTOR"], **options,
+    )  # fmt: skip
+    return launch, _adding_shares(n, 1, n, x.places, g)
+
+
+@triton.jit(
+    do_not_specialize=(
+        "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "dy_sample_stride",
+        "dy_outer_stride", "dx_sample_stride", "dx_outer_stride", "iterations", "share",
+    )
+)  # fmt: skip
+def _backward_kernel(
+    x, dy, dx,  # (N, g, c, S)
+    mean, mean_dy,  # (N, g)
+    sigma, w,  # (N, g, g)
+    weight,  # (C,) or None
+    shares,  # 2 (N, C), of dweight and dbias
+    num_places, num_positions, x_sample_stride, x_outer_stride, dy_sample_stride, dy_outer_stride,
+    dx_sample_stride, dx_outer_stride, iterations, share,
+    SUM_K: tl.constexpr, SUM_B: tl.constexpr, SUM_VECTOR: tl.constexpr,
+    NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A program makes a sample's dx, and its shares of dweight and dbias."""
+    n = tl.program_id(0)
+    num_channels = NUM_GROUPS * num_places
+    first_entry = n.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
+    w += first_entry
+    mean += n * NUM_GROUPS
+    grad_weight = shares + n * num_channels
+    grad_w, sum_dy = _sums(
+        sample(x, n, x_sample_stride, SUM_VECTOR), sample(dy, n, dy_sample_stride, SUM_VECTOR),
+        load_vector(mean, NUM_GROUPS, G), w, weight, grad_weight,
+        grad_weight + tl.num_programs(0) * num_channels,
+        0, 1, 0, 1, num_places, num_positions, x_outer_stride, dy_outer_stride,
+        NUM_GROUPS, G, SUM_K, SUM_B, SUM_VECTOR, CHANNELS_INNER, PRECISION,
+    )  # fmt: skip
+    group = tl.arange(0, G)
+    mean_dy += n * NUM_GROUPS
+    # Kept in memory rather than in registers, which the iteration needs
+    tl.store(mean_dy + group, sum_dy * share, mask=group < NUM_GROUPS)
+    grad_sigma = newton_gradient(sigma + first_entry, w, grad_w, iterations, NUM_GROUPS, G)
+    tl.debug_barrier()
+    _apply(
+        sample(x, n, x_sample_stride, VECTOR), sample(dy, n, dy_sample_stride, VECTOR),
+        sample(dx, n, dx_sample_stride, VECTOR), load_vector(mean, NUM_GROUPS, G),
+        load_vector(mean_dy, NUM_GROUPS, G),
+        load_matrix(w, NUM_GROUPS, G), grad_sigma * (2 * share), weight, 0, 1,
+        num_places, num_positions, x_outer_stride, dy_outer_stride, dx_outer_stride,
+        NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
+    )  # fmt: skip
+
+
+def _laid_out_like(dy: Tensor, x: Tensor, num_groups: int) -> Tensor:
+    """dy in x's type; a copy of it if its elements do not follow each other in x's order."""
+    if dy.stride() == x.stride() and dy.dtype == x.dtype:
+        return dy
+    layout, layout_x = (layout_of(t.shape, t.stride(), num_groups) for t in (dy, x))
+    if layout is not None and layout.channels_inner == layout_x.channels_inner:
+        return dy.to(x.dtype)
+    return result_like(x).copy_(dy)
