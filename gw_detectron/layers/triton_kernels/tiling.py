@@ -60,7 +60,8 @@ def kind_of(
 class Tiling(NamedTuple):
     """
     Attributes:
-        columns: of a tile; half as many in channels_last, which takes more registers.
+        columns: of a tile; half as many in channels_last, and in float32 where numbers are read one
+            by one, which take more registers.
         warps, stages: of a program; how many tiles it reads ahead.
         programs: how many of them a multiprocessor holds.
     """
@@ -98,16 +99,17 @@ def tiling_of(
     """The kernel's tiling and its options; `layouts` other than the kind's own may be given."""
     layouts = layouts or kind.layouts
     tiling, channels_inner = _TILINGS[kernel, kind.products], layouts[0].channels_inner
-    if channels_inner:
-        tiling = tiling._replace(columns=tiling.columns // 2)
-    if kernel == "reduce" and not channels_inner:
-        K, B = 1, tiling.columns
-    else:
-        K, B = layouts[0].tile(tiling.columns)
     itemsize = kind.dtype.itemsize
     vector = min(layout.vector(itemsize) for layout in layouts)
     # To read ahead is to copy 4, 8 or 16 bytes at a time; with 4 it takes longer than waiting does.
     stages = tiling.stages if vector * itemsize > 4 else 1
+    columns = tiling.columns
+    if channels_inner or (vector == 1 and kind.dtype == torch.float32):
+        columns //= 2
+    if kernel == "reduce" and not channels_inner:
+        K, B = 1, columns
+    else:
+        K, B = layouts[0].tile(columns)
     return tiling, {
         "NUM_GROUPS": kind.num_groups,
         "G": padded(kind.num_groups),
