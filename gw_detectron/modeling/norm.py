@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FunctionType
 
 from detectron2.layers import batch_norm
+from fvcore.nn.flop_count import _DEFAULT_SUPPORTED_OPS
 from torch import nn
 
 from ..errors import UsageError
@@ -126,3 +127,8 @@ def _take_over(function: FunctionType) -> FunctionType:
 
 
 _stock_get_norm = _take_over(batch_norm.get_norm)
+
+# Of a GW layer fvcore, and with it Detectron2's analyze_model, counts the products, in which its
+# operations are; without a warning, as of other norms, of what else it is made of.
+for _name in ("eye", "mean", "sum", "unflatten", "view_as", "where"):
+    _DEFAULT_SUPPORTED_OPS.setdefault(f"aten::{_name}", None)

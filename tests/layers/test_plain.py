@@ -68,6 +68,17 @@ def test_exported_it_takes_other_sizes_and_holds_no_operator_of_this_package(opt
     assert_same(layer, program.module(), [(3, 32, 9, 4), (4, 32, 2, 3)], device)
 
 
+@pytest.mark.parametrize("sides", [{2: "h", 3: "w"}, {2: None}, {3: None}, {0: "n"}])
+def test_exported_behind_a_strided_convolution_it_takes_other_sizes(sides):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3, stride=2, padding=1), layer_of({}))
+    Dim = torch.export.Dim
+    sizes = {axis: Dim(name, min=3) if name else Dim.AUTO for axis, name in sides.items()}
+    program = torch.export.export(net, (torch.randn(3, 3, 32, 40),), dynamic_shapes=(sizes,))
+    for added in (2, 7):
+        shape = [size + added * (axis in sides) for axis, size in enumerate((3, 3, 32, 40))]
+        assert_same(net, program.module(), [shape])
+
+
 def test_to_fx_it_is_one_node():
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), GroupWhitening(32, 8), torch.nn.ReLU())
     traced = torch.fx.symbolic_trace(net)

@@ -16,6 +16,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
 from detectron2.solver.build import get_default_optimizer_params
+from detectron2.utils.analysis import FlopCountAnalysis
 from torch import nn
 
 import gw_detectron
@@ -316,6 +317,15 @@ def test_detectron2s_optimizer_spares_gw_the_weight_decay_of_norms():
         weight_decay_norm=0.0,
     )
     assert {len(g["params"]): g["weight_decay"] for g in groups} == {1: 1e-4, 2: 0.0}
+
+
+def test_fvcore_counts_a_gw_layers_products_without_a_warning():
+    layer = detectron2.layers.get_norm("GW(num_groups=16)", 64)
+    analysis = FlopCountAnalysis(layer, torch.randn(2, 64, 16, 16))
+    covariance = application = 2 * 16 * 64 * 16 * 16
+    newton = 2 * 3 * (5 - 1) * 16**3
+    assert analysis.by_operator() == {"bmm": covariance + application + newton}
+    assert not analysis.unsupported_ops()
 
 
 def test_a_gw_detectors_output_is_modified_in_place_without_error(device):
