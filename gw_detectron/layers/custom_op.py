@@ -75,15 +75,13 @@ def _forward(backend, x, num_groups, weight, bias, iterations, eps, method, resc
     with _without_autocast(x):
         if _comes_whole(backend, iterations, method, rescaled):
             return backend.forward(x, num_groups, weight, bias, iterations, eps)
-        data = backend.data_of(x)
-        mean, sigma = backend.moments(data, num_groups, eps)
+        mean, sigma, data, offset = backend.moments(x, num_groups, eps)
         with _without_tf32(x):
             if method == "itn":
                 matrices = (backend.newton(sigma, iterations),)
             else:
                 matrices = zca(sigma, eps)
             w = rescale(sigma, matrices[0])[0] if rescaled else matrices[0]
-        data, offset = backend.without_offset(data, mean, sigma)
         y = backend.whiten(data, offset, w, weight, bias).to(x.dtype)
     return y, mean, sigma, *matrices
 
@@ -114,8 +112,8 @@ def _backward(backend, x, num_groups, dy, weight, matrices, iterations, method, 
     with _without_autocast(x):
         if _comes_whole(backend, iterations, method, rescaled):
             return backend.backward(dy, x, weight, mean, sigma, w, iterations)
-        data, offset = backend.without_offset(backend.data_of(x), mean, sigma)
-        dy = backend.data_of(dy)
+        data, offset = backend.without_offset(x, mean, sigma)
+        dy = dy.to(data.dtype)
         with _without_tf32(x):
             applied, scale = rescale(sigma, w) if rescaled else (w, None)
         dw, mean_dy, dweight, dbias = backend.reduce(dy, data, offset, applied, weight)

@@ -23,37 +23,36 @@ def full_precision(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def data_of(x: Tensor) -> Tensor:
-    """What the passes take for x: x in the type of the statistics."""
-    return x.to(full_precision(x.dtype))
-
-
-def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     Args:
-        x: (N, C, *spatial), not empty, in float32 or float64, as everywhere here.
+        x: (N, C, *spatial), not empty.
 
     Returns:
-        (mean, Sigma): the mean of each sample's groups, (N, g, 1), and their covariance with eps
-        added to its diagonal, (N, g, g).
+        (mean, Sigma, data, offset): the mean of each sample's groups, (N, g, 1), and their
+        covariance with eps added to its diagonal, (N, g, g), in float32 or float64; and what
+        :func:`without_offset` returns.
     """
-    mean = _mean(x, num_groups)
-    if x.is_cuda:
-        sigma = _covariance(*without_offset(x, mean, None))
+    if _centres_always(x):
+        mean = _mean(x, num_groups)
+        data, offset = without_offset(x, mean, None)
+        sigma = _covariance(data, offset)
     else:
+        x = x.to(full_precision(x.dtype))
+        mean = _mean(x, num_groups)
         sigma = _covariance(x, mean)
-        data, _ = without_offset(x, mean, sigma)
+        data, offset = without_offset(x, mean, sigma)
         if data is not x:
             sigma = _covariance(data, _mean(data, num_groups))
     sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
-    return mean, sigma
+    return mean, sigma, data, offset
 
 
 def _mean(x: Tensor, num_groups: int) -> Tensor:
-    groups = _groups(x, num_groups)
+    groups, dtype = _groups(x, num_groups), full_precision(x.dtype)
     if groups.is_contiguous():
-        return groups.flatten(2).mean(2, keepdim=True)
-    return groups.mean((2, 3)).unsqueeze(2)
+        return groups.flatten(2).mean(2, keepdim=True, dtype=dtype)
+    return groups.mean((2, 3), dtype=dtype).unsqueeze(2)
 
 
 def _covariance(x: Tensor, mean: Tensor) -> Tensor:
@@ -70,21 +69,28 @@ def _covariance(x: Tensor, mean: Tensor) -> Tensor:
 
 def without_offset(x: Tensor, mean: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
     """
-    (x, mean), which the passes that follow take for x - mean. Where the means of some samples are
-    so large against their deviations that this would cost accuracy, (a copy of x with those samples
-    centred, the mean with 0 for them): what becomes of a sample does not depend on the others.
+    (x, mean) in the mean's type, which the passes that follow take for x - mean. Where the means of
+    some samples are so large against their deviations that this would cost accuracy, (a copy of x
+    with those samples centred, the mean with 0 for them): what becomes of a sample does not depend
+    on the others.
 
-    On a GPU every sample is centred and sigma may be None: to ask would be to wait for the GPU.
+    On a GPU every sample is centred, as it is converted, and sigma may be None.
     """
-    if x.is_cuda:
+    if _centres_always(x):
         taken = mean
     else:
+        x = x.to(mean.dtype)
         variance = sigma.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         dominates = mean.square() > 16 * variance
         if not dominates.any():
             return x, mean
         taken = torch.where(dominates.any(1, keepdim=True), mean, 0)
     return (_groups(x, mean.shape[1]) - taken.unsqueeze(-1)).view(x.shape), mean - taken
+
+
+def _centres_always(x: Tensor) -> bool:
+    """On a GPU: to ask whether it is needed would be to wait for the GPU."""
+    return x.is_cuda
 
 
 def whiten(
@@ -94,7 +100,8 @@ def whiten(
     weight * W (X - mean) + bias.
 
     Args:
-        mean, w: (N, g, 1) and (N, g, g).
+        x, mean: see :func:`without_offset`; (N, C, *spatial) and (N, g, 1).
+        w: (N, g, g).
         weight, bias: (C,), or None for 1 and 0.
 
     Returns:

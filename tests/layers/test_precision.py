@@ -5,8 +5,9 @@ at the inputs of Mask R-CNN on a GPU, at tiny ones in Triton's interpreter.
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gw_detectron.layers import group_whitening
+from gw_detectron.layers import group_whitening, passes
 
 from . import textbook
 from .conftest import GPU
@@ -100,6 +101,36 @@ def test_output_and_gradients_are_those_of_float64_to_the_types_precision(
     for name, error in zip(("y", "dx", "dweight", "dbias"), errors, strict=True):
         record_property(f"{backend}, {kind}: {name}", error)
     assert all(error < TOLERANCES[kind] for error in errors), errors
+
+
+class Calls(TorchDispatchMode):
+    """The operators that are called, with the shapes of what they are called on."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(operator.overloadpacket.__name__)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+def test_pytorchs_path_of_a_gpu_asks_for_no_value_and_converts_while_it_centres(
+    kind, dtype, memory_format, monkeypatch
+):
+    monkeypatch.setattr(passes, "_centres_always", lambda x: True)
+    x, weight, bias, dy = correlated((3, 32, 7, 5), "cpu")
+    x, dy = (t.to(dtype, memory_format=memory_format) for t in (x, dy))
+    tensors = x, weight.float(), bias.float(), dy
+    errors = relative_errors(*tensors, 32)
+    assert all(error < TOLERANCES[kind] for error in errors), errors
+    with Calls() as calls:
+        output_and_gradients(group_whitening, *tensors, 32)
+    assert "_local_scalar_dense" not in calls.names
+    # y, dy and dx; x is converted as its mean is subtracted
+    assert calls.names.count("_to_copy") == (0 if kind == "float32" else 3)
 
 
 @pytest.mark.gpu

@@ -113,7 +113,7 @@ def whitened(x, mean, w):
 def test_moments_are_the_groups_mean_and_covariance(case):
     shape, g, memory_format, dtype = case
     x = laid_out(random(*shape), dtype, memory_format)
-    mean, covariance = kernels.moments(x, g, EPS)
+    mean, covariance, *_ = kernels.moments(x, g, EPS)
     groups = groups_of(x, g)
     centred = groups - groups.mean(2, keepdim=True)
     assert mean.dtype == covariance.dtype == torch.float32
@@ -265,7 +265,7 @@ def test_a_mean_that_is_large_against_the_deviation_costs_no_accuracy(name, offs
 @pytest.mark.parametrize("shape, g", [((2, 6, 1, 1), 6), ((2, 6), 6), ((2, 6, 4, 3), 6)])
 def test_a_constant_group_has_no_variance(shape, g):
     x = random(*shape[:2]).float().view(*shape[:2], *[1] * (len(shape) - 2)).expand(shape)
-    mean, covariance = kernels.moments(x.contiguous(), g, 0.0)
+    mean, covariance, *_ = kernels.moments(x.contiguous(), g, 0.0)
     assert torch.equal(mean[:, :, 0], x.flatten(2)[:, :, 0] if x.dim() > 2 else x)
     assert not covariance.any()
 
@@ -273,7 +273,7 @@ def test_a_constant_group_has_no_variance(shape, g):
 def test_a_sample_that_is_not_finite_spoils_no_other():
     x = random(3, 8, 5, 5).float()
     x[1, 0, 0, 0] = torch.nan
-    mean, covariance = kernels.moments(x, 4, EPS)
+    mean, covariance, *_ = kernels.moments(x, 4, EPS)
     w = kernels.newton(covariance, 5)
     y = kernels.whiten(x, mean, w, None, None)
     assert y[1].isnan().all() and y[0].isfinite().all() and y[2].isfinite().all()
@@ -281,9 +281,9 @@ def test_a_sample_that_is_not_finite_spoils_no_other():
 
 def test_the_same_sums_come_out_every_time():
     x, dy = random(2, 1, 12, 30, 20).float()
-    mean, covariance = kernels.moments(x, 12, EPS)
+    mean, covariance, *_ = kernels.moments(x, 12, EPS)
     first, second = (
-        (*kernels.moments(x, 12, EPS), *kernels.reduce(dy, x, mean, covariance, None))
+        (*kernels.moments(x, 12, EPS)[:2], *kernels.reduce(dy, x, mean, covariance, None))
         for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -404,6 +404,7 @@ KERNELS = {
         "backward",  # in half types
     )
 }  # fmt: skip
+SPILL = ("newton_backward_kernel", "input_gradient_kernel", "backward_kernel")
 QUICK = [
     ["--groups=64", "--dtype=float32"],
     ["--groups=64", "--dtype=bfloat16", "--tf32", "--channels-last"],
@@ -427,10 +428,10 @@ def test_every_kernel_compiles_for_an_h100_and_hardly_spills(arguments, tmp_path
     assert result.returncode == 0, result.stderr
     kernels = [json.loads(line) for line in result.stdout.splitlines()]
     assert {figures["kernel"] for figures in kernels} | {"backward_kernel"} == KERNELS
-    # Where groups are no power of two, masks take registers.
-    most = 320 if "--groups=61" in arguments else 256
     for figures in kernels:
-        assert figures["spilled bytes a thread"] <= most, figures
+        # Newton's gradient is what spills: a few registers before its loop and after it
+        spills = figures["kernel"] in SPILL
+        assert figures["spilled bytes a thread"] <= (352 if spills else 0), figures
         assert figures["shared bytes"] < 227 * 1024, figures
 
 

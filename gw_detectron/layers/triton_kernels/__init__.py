@@ -17,7 +17,7 @@ docs/derivation.md.
 """
 
 from .backward_passes import backward, input_gradient, reduce
-from .forward_passes import data_of, forward, moments, whiten, without_offset
+from .forward_passes import forward, moments, whiten, without_offset
 from .layout import are_quicker, covers
 from .newton import MOST_STEPS, newton, newton_backward
 
@@ -26,7 +26,6 @@ __all__ = [
     "are_quicker",
     "backward",
     "covers",
-    "data_of",
     "forward",
     "input_gradient",
     "moments",

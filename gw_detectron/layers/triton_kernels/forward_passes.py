@@ -36,11 +36,6 @@ from .products import (
 from .tiling import LEAST_TILES, Kind, at_once, dense, kind_of, num_parts, num_tiles, tiling_of
 
 
-def data_of(x: Tensor) -> Tensor:
-    """What the passes take for x: x as it is."""
-    return x
-
-
 def without_offset(x: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """What the passes take for x - mean: they subtract themselves."""
     return x, mean
@@ -76,17 +71,18 @@ def _empty_moments(x: Tensor, g: int) -> tuple[Tensor, Tensor]:
     return sigma.new_empty((x.shape[0], g, 1)), sigma
 
 
-def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     Summed relative to a pivot, the mean of a few columns of each group, so that a mean that is
     large against the deviation costs no accuracy.
 
     Returns:
-        (mean, Sigma): of each sample's groups, (N, g, 1) and (N, g, g) in float32.
+        (mean, Sigma, x, mean): of each sample's groups, (N, g, 1) and (N, g, g) in float32; and
+        what :func:`without_offset` returns.
     """
     mean, sigma = _empty_moments(x, num_groups)
     _moments(kind_of((x,), num_groups), eps)(x, mean, sigma)
-    return mean, sigma
+    return mean, sigma, x, mean
 
 
 @functools.lru_cache(maxsize=1024)
