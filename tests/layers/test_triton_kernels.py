@@ -198,6 +198,13 @@ def test_whole_passes_are_the_papers_definition_and_its_gradients(case, monkeypa
             assert relative_error(a, e.detach()) < allowed
 
 
+def test_parameters_on_another_device_are_an_error():
+    x, elsewhere = random(2, 12, 4, 5).float(), torch.empty(12, device="meta")
+    for weight, bias in ((elsewhere, None), (None, elsewhere)):
+        with pytest.raises(RuntimeError, match=f"input is on {DEVICE}.*, weight or bias on meta"):
+            kernels.forward(x, 6, weight, bias, 5, EPS)
+
+
 def test_one_program_takes_small_samples_of_which_there_are_enough(monkeypatch):
     monkeypatch.setattr(tiling, "multiprocessors", lambda device: 132)
     assert tiling.at_once(torch.empty(512, 256, 7, 7))

@@ -41,7 +41,17 @@ class Kind(NamedTuple):
 def kind_of(
     tensors: Sequence[Tensor], num_groups: int, parameters: Sequence[Tensor | None] = ()
 ) -> Kind:
+    """
+    Raises:
+        RuntimeError: a parameter is on another device, where a kernel must not look for it.
+    """
     x = tensors[0]
+    for parameter in parameters:
+        if parameter is not None and parameter.device != x.device:
+            raise RuntimeError(
+                f"the input is on {x.device}, weight or bias on {parameter.device}: "
+                "Group Whitening takes all on one device"
+            )
     if x.dtype != torch.float32:
         products = "half"
     else:
