@@ -15,7 +15,7 @@ from torch import Tensor
 from . import passes
 
 BACKENDS = ("auto", "torch", "triton")
-OLDEST_TRITON = (3, 6)  # older ones have not been tried with these kernels
+OLDEST_TRITON = (3, 4)  # older ones have not been tried with these kernels
 
 Result = TypeVar("Result")
 _chosen: str | None = None
