@@ -444,30 +444,32 @@ def test_every_kernel_compiles_for_an_h100_and_hardly_spills(arguments, tmp_path
 
 class FakeKernel:
     """
-    A kernel in the place of a compiled one: what it is called with, at first with options by name,
-    then with the values of its constants in the order of its signature.
+    A kernel in the place of Triton's: what it is launched with, at first with options by name; and
+    in the place of what that compiles, what this is run with.
     """
 
     __name__ = "_a_kernel"
     arg_names = ["x", "y", "number", "FIRST", "SECOND"]
+    function, packed_metadata = "function", "metadata"
 
     def __init__(self):
-        self.compiled, self.run = [], []
+        self.launches, self.runs = [], []
 
     def __getitem__(self, grid):
-        if len(grid) == 3:
-            return lambda *arguments: self.run.append((grid, *arguments))
-
-        def compile(*arguments, **options):
-            self.compiled.append((*arguments, options))
+        def launch(*arguments, **options):
+            self.launches.append((grid, *arguments, options))
             return self
 
-        return compile
+        return launch
+
+    def run(self, *arguments):
+        self.runs.append(arguments)
 
 
 @pytest.fixture
 def fake_kernel(monkeypatch):
     monkeypatch.setattr(launch, "interpreted", lambda kernel: False)
+    monkeypatch.setattr(launch, "_stream", lambda device: "stream")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     return FakeKernel()
 
@@ -479,10 +481,12 @@ def test_triton_looks_at_tensors_until_they_are_aligned(fake_kernel):
     options = {"SECOND": 2, "num_warps": 4, "FIRST": 1}
     for tensor in (x[1:], x, x[4:], x[1:]):  # of which the third is aligned again
         run(tensor, None)
-    assert [(c[0].data_ptr(), *c[1:]) for c in fake_kernel.compiled] == [
-        (tensor.data_ptr(), None, 0.5, options) for tensor in (x[1:], x, x[1:])
+    assert [(grid, t.data_ptr(), *rest) for grid, t, *rest in fake_kernel.launches] == [
+        ((7,), tensor.data_ptr(), None, 0.5, options) for tensor in (x[1:], x, x[1:])
     ]
-    assert fake_kernel.run == [((7, 1, 1), x[4:].data_ptr(), None, 0.5, 1, 2)]
+    handles, no_hooks = ("function", "metadata"), (None, None, None)
+    arguments = x[4:].data_ptr(), None, 0.5, 1, 2
+    assert fake_kernel.runs == [(7, 1, 1, "stream", *handles, *no_hooks, *arguments)]
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU real kernels show it")

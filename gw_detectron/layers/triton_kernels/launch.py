@@ -16,7 +16,8 @@ class Launch:
 
     Triton looks at every argument of every launch, which for a small map takes longer than the
     work. Here it does so until all tensors lie at multiples of 16 bytes, as PyTorch's own do; from
-    then on such tensors are taken to be of the same types, and the kernel gets their addresses.
+    then on such tensors are taken to be of the same types, and what Triton compiled is run on their
+    addresses, as Triton itself runs it.
 
     Args:
         kernel: must not be specialised for any number.
@@ -28,7 +29,7 @@ class Launch:
     def __init__(self, kernel, programs: int, *numbers: int | float, **options) -> None:
         self.kernel, self.programs = kernel, programs
         self.numbers, self.options = numbers, options
-        self._compiled: Callable | None = None
+        self._run: Callable | None = None
 
     def __call__(self, *tensors: Tensor | None) -> None:
         """
@@ -46,8 +47,8 @@ class Launch:
                 return self(*tensors)
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         aligned = not any(address and address % 16 for address in addresses)
-        if aligned and self._compiled:
-            self._compiled(*addresses, *self._arguments)
+        if aligned and self._run:
+            self._run(_stream(device), *self._between, *addresses, *self._behind)
             return
         try:
             compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
@@ -55,13 +56,15 @@ class Launch:
             reason = str(error).strip().partition("\n")[0]
             raise CannotCompile(f"{self.kernel.__name__} fails: {reason}") from error
         if aligned:
-            self._compiled = compiled[self.programs, 1, 1]
+            self._run = functools.partial(compiled.run, self.programs, 1, 1)
+            no_hooks = None, None, None
+            self._between = compiled.function, compiled.packed_metadata, *no_hooks
+            constants = [self.options[n] for n in self.kernel.arg_names if n in self.options]
+            self._behind = *self.numbers, *constants
 
-    @functools.cached_property
-    def _arguments(self) -> list:
-        """What follows the tensors in the kernel's signature."""
-        names = self.kernel.arg_names
-        return [*self.numbers, *(self.options[name] for name in names if name in self.options)]
+
+def _stream(device: torch.device) -> int:
+    return triton.runtime.driver.active.get_current_stream(device.index)
 
 
 def interpreted(kernel) -> bool:
