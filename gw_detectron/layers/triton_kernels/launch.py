@@ -48,7 +48,7 @@ class Launch:
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         aligned = not any(address and address % 16 for address in addresses)
         if aligned and self._run:
-            self._run(_stream(device), *self._between, *addresses, *self._behind)
+            self._run(_stream(device), *self._behind_stream, *addresses, *self._behind_tensors)
             return
         try:
             compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.options)
@@ -58,9 +58,9 @@ class Launch:
         if aligned:
             self._run = functools.partial(compiled.run, self.programs, 1, 1)
             no_hooks = None, None, None
-            self._between = compiled.function, compiled.packed_metadata, *no_hooks
+            self._behind_stream = compiled.function, compiled.packed_metadata, *no_hooks
             constants = [self.options[n] for n in self.kernel.arg_names if n in self.options]
-            self._behind = *self.numbers, *constants
+            self._behind_tensors = *self.numbers, *constants
 
 
 def _stream(device: torch.device) -> int:
