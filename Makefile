@@ -25,7 +25,7 @@ docs: environment  ## renew docs/tour.md: run its commands, put their outputs in
 test: environment  ## check the format, the code and the tests
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m ruff check
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8
 
 # With what is installed. Most of the time is compiling Triton's kernels: in several processes, where
 # pytest-xdist is there, of two threads each.

@@ -48,8 +48,8 @@ INPUTS = (
     Path(__file__).resolve(),
 )
 
-# Under each name there is a distribution and a module. Without one of them tests are skipped.
-DEVELOPMENT_TOOLS = ("hypothesis", "onnx", "onnxruntime", "pytest", "ruff")
+# Each is a distribution, and a module without "pytest-". Without one of them tests are skipped.
+DEVELOPMENT_TOOLS = ("hypothesis", "onnx", "onnxruntime", "pytest", "pytest-xdist", "ruff")
 
 
 class SetupError(Exception):
@@ -216,7 +216,8 @@ def requirements(oldest_torch: bool) -> str:
 
 def install_beside_detectron2() -> None:
     say("installing setuptools, and the development tools where missing")
-    names = ["setuptools", *(name for name in DEVELOPMENT_TOOLS if not is_importable(name))]
+    modules = {name: name.removeprefix("pytest-") for name in DEVELOPMENT_TOOLS}
+    names = ["setuptools", *(name for name in modules if not is_importable(modules[name]))]
     # PyTorch and Detectron2 are compiled for the NumPy that is there: no tool may bring another
     numpy = f"numpy=={importlib.metadata.version('numpy')}"
     pip_install(numpy, *(line for name in names for line in pinned(name)))
