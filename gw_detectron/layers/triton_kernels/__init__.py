@@ -2,11 +2,11 @@
 The passes of Group Whitening as Triton kernels: the functions of ../passes.py, for NVIDIA GPUs, and
 forward and backward, which make all of the paper's layer in fewer launches.
 
-    layout.py     how an input lies in memory; which inputs are covered
-    tiling.py     into what tiles it is cut, by how many programs
-    launch.py     how a kernel is launched
-    products.py   products of matrices with tiles
-    newton.py     Newton's iteration and its gradient, in registers
+    layout.py           how an input lies in memory; which inputs are covered
+    tiling.py           into what tiles it is cut, by how many programs
+    launch.py           how a kernel is launched
+    products.py         matrices, vectors and their products, inside of kernels
+    newton.py           Newton's iteration and its gradient
     forward_passes.py   moments, whiten; forward
     backward_passes.py  reduce, input_gradient; backward
 
