@@ -173,6 +173,7 @@ def test_the_input_gradient_has_both_its_terms(case):
 @pytest.mark.parametrize(
     "case",
     [(name, "bfloat16") for name in ("odd", "divided among programs", "1x1", "3-D, channels_last")]
+    + [("odd", "float32")]
     + [(name, dtype) for name, dtype in CASES if name in FEW],
     ids=", ".join,
     indirect=True,
