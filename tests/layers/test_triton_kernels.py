@@ -5,6 +5,7 @@ where there is one.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -488,6 +489,17 @@ def test_triton_looks_at_tensors_until_they_are_aligned(fake_kernel):
     handles, no_hooks = ("function", "metadata"), (None, None, None)
     arguments = x[4:].data_ptr(), None, 0.5, 1, 2
     assert fake_kernel.runs == [(7, 1, 1, "stream", *handles, *no_hooks, *arguments)]
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU real kernels show it")
+@pytest.mark.skipif(not shutil.which("gcc"), reason="Triton's launcher needs gcc")
+def test_tritons_launcher_hands_the_driver_the_same_at_every_launch(tmp_path):
+    command = [sys.executable, "-m", "tests.layers.empty_driver", tmp_path]
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    addresses, *launches = result.stdout.splitlines()
+    assert launches == 2 * [f"7 1 1: {addresses} -3 0.5"]
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU real kernels show it")
