@@ -48,7 +48,7 @@ INPUTS = (
     Path(__file__).resolve(),
 )
 
-# Each is a distribution, and a module without "pytest-". Without one of them tests are skipped.
+# As pip names them; Python imports them without "pytest-". Without one of them tests are skipped.
 DEVELOPMENT_TOOLS = ("hypothesis", "onnx", "onnxruntime", "pytest", "pytest-xdist", "ruff")
 
 
@@ -216,8 +216,8 @@ def requirements(oldest_torch: bool) -> str:
 
 def install_beside_detectron2() -> None:
     say("installing setuptools, and the development tools where missing")
-    modules = {name: name.removeprefix("pytest-") for name in DEVELOPMENT_TOOLS}
-    names = ["setuptools", *(name for name in modules if not is_importable(modules[name]))]
+    names = ["setuptools"]
+    names += [n for n in DEVELOPMENT_TOOLS if not is_importable(n.removeprefix("pytest-"))]
     # PyTorch and Detectron2 are compiled for the NumPy that is there: no tool may bring another
     numpy = f"numpy=={importlib.metadata.version('numpy')}"
     pip_install(numpy, *(line for name in names for line in pinned(name)))

@@ -128,7 +128,7 @@ def _take_over(function: FunctionType) -> FunctionType:
 
 _stock_get_norm = _take_over(batch_norm.get_norm)
 
-# Of a GW layer fvcore, and with it Detectron2's analyze_model, counts the products, in which its
-# operations are; without a warning, as of other norms, of what else it is made of.
+# fvcore's FLOP counter, which Detectron2's analyze_model uses, counts the matrix products of a GW
+# layer. These operators multiply no matrices: it leaves them out without a warning, in every model.
 for _name in ("eye", "mean", "sum", "unflatten", "view_as", "where"):
     _DEFAULT_SUPPORTED_OPS.setdefault(f"aten::{_name}", None)

@@ -104,7 +104,7 @@ def test_output_and_gradients_are_those_of_float64_to_the_types_precision(
 
 
 class Calls(TorchDispatchMode):
-    """The operators that are called, with the shapes of what they are called on."""
+    """The names of the operators that are called."""
 
     def __init__(self):
         super().__init__()

@@ -409,8 +409,7 @@ KERNELS = {
     f"{name}_kernel"
     for name in (
         "moments", "add_shares", "whiten", "newton", "forward",
-        "reduce", "add_gradients", "input_gradient", "newton_backward",
-        "backward",  # in half types
+        "reduce", "add_gradients", "input_gradient", "newton_backward", "backward",
     )
 }  # fmt: skip
 WITH_NEWTONS_GRADIENT = ("newton_backward_kernel", "input_gradient_kernel", "backward_kernel")
@@ -436,7 +435,8 @@ def test_every_kernel_compiles_for_an_h100_and_hardly_spills(arguments, tmp_path
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     kernels = [json.loads(line) for line in result.stdout.splitlines()]
-    assert {figures["kernel"] for figures in kernels} | {"backward_kernel"} == KERNELS
+    of_half_types_only = {"backward_kernel"} if "float32" in " ".join(arguments) else set()
+    assert {figures["kernel"] for figures in kernels} == KERNELS - of_half_types_only
     for figures in kernels:
         # Newton's gradient fills the registers: what is needed before and after it is spilled
         most = 352 if figures["kernel"] in WITH_NEWTONS_GRADIENT else 128

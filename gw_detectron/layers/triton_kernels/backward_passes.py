@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..passes import result_like
-from .launch import Launch
+from .launch import Launch, dense
 from .layout import along_groups, as_matrix, as_tile, axes, layout_of, locate, sample
 from .newton import newton_backward, newton_gradient
 from .products import ROWS, entries, halves, load_matrix, load_vector, times_tile, times_vector
@@ -21,7 +21,6 @@ from .tiling import (
     LEAST_TILES,
     Kind,
     at_once,
-    dense,
     kind_of,
     num_parts,
     num_tiles,
@@ -67,12 +66,7 @@ def backward(
 def reduce(
     dy: Tensor, x: Tensor, mean: Tensor, w: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """
-    All that the backward needs to sum over positions, of dy and of the products dy X^T.
-
-    Returns:
-        (dW, mean of dY, dweight, dbias): (N, g, g), (N, g, 1), (C,), (C,), in float32.
-    """
+    """See :func:`gw_detectron.layers.passes.reduce`; all results in float32."""
     g = w.shape[-1]
     dy, weight = _laid_out_like(dy, x, g), dense(weight)
     return _reduce(kind_of((x, dy), g, (weight,)))(dy, x, dense(mean), dense(w), weight)
@@ -95,7 +89,7 @@ def _reduce(kind: Kind) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
         x.places, x.positions, *x.strides, *dy.strides, place_parts, position_parts, of_groups,
         1 / x.columns, SPLIT=parts > 1, **options,
     )  # fmt: skip
-    add_shares = _adding_shares(n, parts, n * position_parts, x.places, g)
+    add_shares = _adding_shares(n, parts, n * position_parts, x.places, g, of_groups)
     num_shares = of_groups + 2 * n * position_parts * num_channels
 
     def sum_up_and_add(dy, x, mean, w, weight):
@@ -109,11 +103,13 @@ def _reduce(kind: Kind) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
     return sum_up_and_add
 
 
-def _adding_shares(n: int, parts: int, channel_parts: int, places: int, g: int) -> Launch:
-    of_matrices = n * (g + 1) if parts > 1 else 0
-    of_groups = of_matrices * parts * g
+def _adding_shares(
+    n: int, parts: int, channel_parts: int, places: int, g: int, of_groups: int
+) -> Launch:
+    """Of the `of_groups` numbers of dW and of the mean of dY, if any, and of dweight and dbias."""
+    rows = n * (g + 1) if of_groups else 0
     return Launch(
-        _add_gradients_kernel, of_matrices + 2 * places, parts, channel_parts, places, of_groups,
+        _add_gradients_kernel, rows + 2 * places, parts, channel_parts, places, of_groups,
         NUM_GROUPS=g, G=padded(g),
     )  # fmt: skip
 
@@ -197,7 +193,7 @@ def _sums(
         along_y = as_tile(tl.zeros((G, K * B), tl.float32), K, B, CHANNELS_INNER)
         product = tl.zeros((G, G), tl.float32)
         for tile in range(first_tile, tl.cdiv(num_positions, B), step):
-            groups, places, positions = axes(0, first_place, tile * B, G, K, B, CHANNELS_INNER)
+            groups, places, positions = axes(first_place, tile * B, G, K, B, CHANNELS_INNER)
             offsets, mask = locate(
                 groups, places, positions, NUM_GROUPS, num_places, num_positions,
                 dy_outer_stride, VECTOR, CHANNELS_INNER,
@@ -310,15 +306,7 @@ def input_gradient(
     grad_sigma: Tensor,
     weight: Tensor | None,
 ) -> Tensor:
-    """
-    W (dY - mean(dY)) + 2/m dSigma (X - mean), dY = weight * dy.
-
-    Args:
-        grad_sigma: (N, g, g), symmetric.
-
-    Returns:
-        Tensor: of x's shape, type and memory format.
-    """
+    """See :func:`gw_detectron.layers.passes.input_gradient`; dx in x's type."""
     g = w.shape[-1]
     dy, dx, weight = _laid_out_like(dy, x, g), result_like(x), dense(weight)
     launch = _input_gradient(kind_of((x, dy, dx), g, (weight,)))
@@ -400,7 +388,7 @@ def _apply(
     for done in range(first, num_tiles, step):
         tile = num_tiles - 1 - done
         groups, places, positions = axes(
-            0, tile // position_tiles * K, tile % position_tiles * B, G, K, B, CHANNELS_INNER
+            tile // position_tiles * K, tile % position_tiles * B, G, K, B, CHANNELS_INNER
         )
         offsets, mask = locate(
             groups, places, positions, NUM_GROUPS, num_places, num_positions, x_outer_stride,
@@ -443,7 +431,7 @@ def _backward(kind: Kind, iterations: int) -> tuple[Launch, Launch]:
         x.places, x.positions, *x.strides, *dy.strides, *dx.strides, iterations, 1 / x.columns,
         SUM_K=sums["K"], SUM_B=sums["B"], SUM_VECTOR=sums["VECTOR"], **options,
     )  # fmt: skip
-    return launch, _adding_shares(n, 1, n, x.places, g)
+    return launch, _adding_shares(n, 1, n, x.places, g, 0)
 
 
 @triton.jit(

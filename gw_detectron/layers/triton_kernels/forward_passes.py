@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..passes import result_like
-from .launch import Launch
+from .launch import Launch, dense
 from .layout import along_groups, as_matrix, as_tile, axes, locate, sample
 from .newton import newton_of
 from .products import (
@@ -33,7 +33,7 @@ from .products import (
     times_tile,
     times_vector,
 )
-from .tiling import LEAST_TILES, Kind, at_once, dense, kind_of, num_parts, num_tiles, tiling_of
+from .tiling import LEAST_TILES, Kind, at_once, kind_of, num_parts, num_tiles, tiling_of
 
 
 def without_offset(x: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def _sums(
     position_tiles = tl.cdiv(num_positions, B)
     for tile in range(first, tl.cdiv(num_places, K) * position_tiles, step):
         groups, places, positions = axes(
-            0, tile // position_tiles * K, tile % position_tiles * B, G, K, B, CHANNELS_INNER
+            tile // position_tiles * K, tile % position_tiles * B, G, K, B, CHANNELS_INNER
         )
         offsets, mask = locate(
             groups, places, positions, NUM_GROUPS, num_places, num_positions, outer_stride,
@@ -231,16 +231,7 @@ def _add_shares_kernel(
 def whiten(
     x: Tensor, mean: Tensor, w: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """
-    weight * W (X - mean) + bias.
-
-    Args:
-        mean, w: (N, g, 1) and (N, g, g), in float32.
-        weight, bias: (C,), or None for 1 and 0.
-
-    Returns:
-        Tensor: of x's shape, type and memory format.
-    """
+    """See :func:`gw_detectron.layers.passes.whiten`; mean and w in float32, y in x's type."""
     y = result_like(x)
     launch = _whiten(kind_of((x, y), w.shape[-1], (weight, bias)))
     launch(x, y, *map(dense, (mean, None, w, weight, bias)))
@@ -316,7 +307,7 @@ def _apply(
     for done in range(first, num_tiles, step):
         tile = num_tiles - 1 - done
         groups, places, positions = axes(
-            0, tile // position_tiles * K, tile % position_tiles * B, G, K, B, CHANNELS_INNER
+            tile // position_tiles * K, tile % position_tiles * B, G, K, B, CHANNELS_INNER
         )
         offsets, mask = locate(
             groups, places, positions, NUM_GROUPS, num_places, num_positions, x_outer_stride,

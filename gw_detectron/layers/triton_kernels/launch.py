@@ -67,6 +67,10 @@ def _stream(device: torch.device) -> int:
     return triton.runtime.driver.active.get_current_stream(device.index)
 
 
+def dense(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
 def interpreted(kernel) -> bool:
     """Whether Triton's interpreter runs `kernel`, on the CPU."""
     return not isinstance(kernel, triton.runtime.JITFunction)

@@ -143,11 +143,11 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 @triton.jit
 def axes(
-    first_group, first_place, first_position,
+    first_place, first_position,
     G: tl.constexpr, K: tl.constexpr, B: tl.constexpr, CHANNELS_INNER: tl.constexpr,
 ):  # fmt: skip
     """(groups, places, positions) of a tile: along its axes and of size 1 along the others."""
-    groups = first_group + tl.arange(0, G)
+    groups = tl.arange(0, G)
     places = first_place + tl.arange(0, K)
     positions = first_position + tl.arange(0, B)
     if CHANNELS_INNER:

@@ -156,7 +156,3 @@ def at_once(x: Tensor) -> bool:
     """
     n = x.shape[0]
     return n >= multiprocessors(x.device) and x.numel() <= n * _MOST_AT_ONCE
-
-
-def dense(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
