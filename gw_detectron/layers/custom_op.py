@@ -23,17 +23,17 @@ from .whitening_matrix import rescale, rescale_backward, zca, zca_backward
 
 def group_whitening(x, weight, bias, num_groups, iterations, eps, method, rescaled) -> Tensor:
     """See :func:`gw_detectron.layers.group_whitening`."""
-    arguments = x, weight, bias, num_groups, iterations, eps, method, rescaled
+    options = num_groups, iterations, eps, method, rescaled
     if torch._C._are_functorch_transforms_active():  # torch.func differentiates what it sees
-        return plain.group_whitening(*arguments)
+        return plain.group_whitening(x, weight, bias, *options)
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
-        return torch.ops.gw_detectron.group_whitening(*arguments)[0]
-    return _GroupWhitening.apply(*arguments)
+        return torch.ops.gw_detectron.group_whitening(x, weight, bias, *options)[0]
+    return _GroupWhitening.apply(x, weight, bias, options)
 
 
 class _GroupWhitening(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, *options):
+    def forward(ctx, x, weight, bias, options):
         y, *matrices = forward(x, weight, bias, *options)
         _save(ctx, x, weight, bias, options, matrices)
         return y
@@ -41,7 +41,7 @@ class _GroupWhitening(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        return _gradients(ctx, dy, backward)
+        return *_gradients(ctx, dy, backward), None
 
 
 def _save(ctx, x, weight, bias, options, matrices) -> None:
@@ -51,12 +51,12 @@ def _save(ctx, x, weight, bias, options, matrices) -> None:
 
 
 def _gradients(ctx, dy, backward):
-    """For every argument of forward."""
+    """Of x, weight and bias."""
     x, weight, *matrices = ctx.saved_tensors
     dx, dweight, dbias = backward(dy, x, weight, matrices, *ctx.options)
     dweight = None if weight is None else dweight.to(weight.dtype)
     dbias = None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype)
-    return dx, dweight, dbias, *[None] * len(ctx.options)
+    return dx, dweight, dbias
 
 
 def forward(x, weight, bias, num_groups, iterations, eps, method, rescaled):
@@ -72,9 +72,9 @@ def forward(x, weight, bias, num_groups, iterations, eps, method, rescaled):
 
 
 def _forward(backend, x, num_groups, weight, bias, iterations, eps, method, rescaled):
+    if _comes_whole(backend, iterations, method, rescaled):
+        return backend.forward(x, num_groups, weight, bias, iterations, eps)
     with _without_autocast(x):
-        if _comes_whole(backend, iterations, method, rescaled):
-            return backend.forward(x, num_groups, weight, bias, iterations, eps)
         mean, sigma, data, offset = backend.moments(x, num_groups, eps)
         with _without_tf32(x):
             if method == "itn":
@@ -109,9 +109,9 @@ def backward(dy, x, weight, matrices, num_groups, iterations, eps, method, resca
 
 def _backward(backend, x, num_groups, dy, weight, matrices, iterations, method, rescaled):
     mean, sigma, w, *decomposition = matrices
+    if _comes_whole(backend, iterations, method, rescaled):
+        return backend.backward(dy, x, weight, mean, sigma, w, iterations)
     with _without_autocast(x):
-        if _comes_whole(backend, iterations, method, rescaled):
-            return backend.backward(dy, x, weight, mean, sigma, w, iterations)
         data, offset = backend.without_offset(x, mean, sigma)
         dy = dy.to(data.dtype)
         with _without_tf32(x):
@@ -182,6 +182,6 @@ def _(dy, x, *_):
 
 
 _operator.register_autograd(
-    lambda ctx, dys: _gradients(ctx, dys[0], _operator_backward),
+    lambda ctx, dys: (*_gradients(ctx, dys[0], _operator_backward), *[None] * len(ctx.options)),
     setup_context=lambda ctx, inputs, output: _save(ctx, *inputs[:3], inputs[3:], output[1:]),
 )

@@ -103,6 +103,21 @@ def test_on_another_stream_it_waits_for_that_stream_alone(memory_format):
 
 @pytest.mark.parametrize("memory_format", MEMORY_FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_programs_leave_to_the_last_of_them_is_complete(memory_format, dtype):
+    """Two inputs take turns in the same memory, where what is read too early is of the other."""
+    steps = [Step(memory_format, dtype) for _ in range(2)]
+    steps[1].renew(seed=1)
+    expected = [step() for step in steps]
+    differs = torch.zeros((), dtype=torch.bool, device="cuda")
+    for _ in range(300):
+        for step, results in zip(steps, expected, strict=True):
+            for a, e in zip(step(), results, strict=True):
+                differs |= (a != e).any()
+    assert not differs
+
+
+@pytest.mark.parametrize("memory_format", MEMORY_FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_with_deterministic_algorithms_it_gives_the_same_every_time(memory_format, dtype):
     step = Step(memory_format, dtype)
     torch.use_deterministic_algorithms(True)

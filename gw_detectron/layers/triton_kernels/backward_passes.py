@@ -5,7 +5,6 @@ launches. Tiles, sums and products are as in forward_passes.py.
 """
 
 import functools
-from collections.abc import Callable
 
 import torch
 import triton
@@ -15,16 +14,25 @@ from torch import Tensor
 from ..passes import result_like
 from .launch import Launch, dense
 from .layout import along_groups, as_matrix, as_tile, axes, layout_of, locate, sample
-from .newton import newton_backward, newton_gradient
-from .products import ROWS, entries, halves, load_matrix, load_vector, times_tile, times_vector
+from .newton import newton_gradient
+from .products import (
+    ROWS,
+    comes_last,
+    halves,
+    load_matrix,
+    load_vector,
+    store_matrix,
+    times_tile,
+    times_vector,
+)
 from .tiling import (
     LEAST_TILES,
     Kind,
     at_once,
     kind_of,
+    matrix_options,
     num_parts,
     num_tiles,
-    padded,
     tiling_of,
 )
 
@@ -39,27 +47,25 @@ def backward(
     iterations: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    (dx, dweight, dbias), from what forward returned.
-
-    In half types one launch follows :func:`reduce`, or one does both where samples are many and
-    small. In float32 the registers that its products take leave too few for Newton's iteration.
+    (dx, dweight, dbias), from what forward returned. What adds up dW makes dSigma of it. In half
+    types one launch makes all but dweight and dbias where samples are many and small; in float32
+    the registers that the products of x take leave too few for Newton's iteration.
     """
     g = w.shape[-1]
     dy, dx, weight = _laid_out_like(dy, x, g), result_like(x), dense(weight)
     kind = kind_of((x, dy, dx), g, (weight,))
+    grad_weight, grad_bias = mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
     if kind.products == "half" and at_once(x):
         launch, add_shares = _backward(kind, iterations)
-        shares, mean_dy = mean.new_empty(2, *x.shape[:2]), torch.empty_like(mean)
-        grad_weight, grad_bias = mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
-        launch(x, dy, dx, mean, mean_dy, sigma, w, weight, shares)
-        add_shares(shares, None, None, grad_weight, grad_bias)
-        return dx, grad_weight, grad_bias
-    grad_w, mean_dy, grad_weight, grad_bias = _reduce(kind)(dy, x, mean, w, weight)
-    if kind.products == "half":
-        launch, gradient = _input_gradient(kind, iterations), grad_w
+        sums = mean.new_empty(_num_sums(kind))
+        launch(x, dy, dx, mean, sigma, w, weight, sums)
+        add_shares(sums, grad_weight, grad_bias, None, None)
     else:
-        launch, gradient = _input_gradient(kind), newton_backward(sigma, w, grad_w, iterations)
-    launch(x, dy, dx, mean, mean_dy, sigma, w, gradient, weight)
+        sum_up, add_shares, num_sums = _reduce(kind, iterations)
+        sums = mean.new_empty(num_sums)
+        sum_up(x, dy, mean, w, weight, sums)
+        add_shares(sums, grad_weight, grad_bias, sigma, w)
+        _input_gradient(kind)(x, dy, dx, mean, w, sums, weight)
     return dx, grad_weight, grad_bias
 
 
@@ -67,57 +73,64 @@ def reduce(
     dy: Tensor, x: Tensor, mean: Tensor, w: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See :func:`gw_detectron.layers.passes.reduce`; all results in float32."""
-    g = w.shape[-1]
+    n, num_channels, g = *x.shape[:2], w.shape[-1]
     dy, weight = _laid_out_like(dy, x, g), dense(weight)
-    return _reduce(kind_of((x, dy), g, (weight,)))(dy, x, dense(mean), dense(w), weight)
+    sum_up, add_shares, num_sums = _reduce(kind_of((x, dy), g, (weight,)))
+    sums = w.new_empty(num_sums)
+    grad_weight, grad_bias = w.new_empty(num_channels), w.new_empty(num_channels)
+    sum_up(x, dy, dense(mean), dense(w), weight, sums)
+    add_shares(sums, grad_weight, grad_bias, None, None)
+    grad_w, mean_dy = sums[: n * (g + 1) * g].view(n, g + 1, g).split((g, 1), dim=1)
+    return grad_w, mean_dy.mT, grad_weight, grad_bias
 
 
 @functools.lru_cache(maxsize=1024)
-def _reduce(kind: Kind) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """:func:`reduce` of tensors that need no more preparation."""
+def _reduce(kind: Kind, iterations: int | None = None) -> tuple[Launch, Launch, int]:
+    """
+    (what sums up in parts, what adds those up, how many numbers both work on, see
+    :func:`_add_gradients_kernel`). With `iterations` the latter makes dSigma.
+    """
     x, dy = layouts = kind.layouts[:2]
-    n, g, num_channels = kind.shape[0], kind.num_groups, kind.shape[1]
+    n, g = kind.shape[0], kind.num_groups
     tiling, options = tiling_of("reduce", kind, layouts)
     place_tiles, position_tiles = x.tiles(options["K"], options["B"])
     parts = num_parts(n, tiling, kind.device)
     place_parts = min(parts, place_tiles)
     position_parts = min(triton.cdiv(parts, place_parts), triton.cdiv(position_tiles, LEAST_TILES))
     parts = place_parts * position_parts
-    of_groups = n * parts * (g + 1) * g if parts > 1 else 0
     sum_up = Launch(
         _reduce_kernel, n * parts,
-        x.places, x.positions, *x.strides, *dy.strides, place_parts, position_parts, of_groups,
+        x.places, x.positions, *x.strides, *dy.strides, place_parts, position_parts,
         1 / x.columns, SPLIT=parts > 1, **options,
     )  # fmt: skip
-    add_shares = _adding_shares(n, parts, n * position_parts, x.places, g, of_groups)
-    num_shares = of_groups + 2 * n * position_parts * num_channels
+    add_shares = _adding_shares(n, parts, n * position_parts, x.places, g, iterations)
+    return sum_up, add_shares, _num_sums(kind, parts, position_parts)
 
-    def sum_up_and_add(dy, x, mean, w, weight):
-        shares = w.new_empty(num_shares)
-        grad_w, mean_dy = torch.empty_like(w), torch.empty_like(mean)
-        grad_weight, grad_bias = w.new_empty(num_channels), w.new_empty(num_channels)
-        sum_up(x, dy, mean, w, weight, grad_w, mean_dy, shares)
-        add_shares(shares, grad_w, mean_dy, grad_weight, grad_bias)
-        return grad_w, mean_dy, grad_weight, grad_bias
 
-    return sum_up_and_add
+def _num_sums(kind: Kind, parts: int = 1, position_parts: int = 1) -> int:
+    (n, num_channels, *_), g = kind.shape, kind.num_groups
+    of_groups = n * (1 + parts if parts > 1 else 1) * (g + 1) * g
+    return of_groups + 2 * n * position_parts * num_channels + n
 
 
 def _adding_shares(
-    n: int, parts: int, channel_parts: int, places: int, g: int, of_groups: int
+    n: int, parts: int, channel_parts: int, places: int, g: int, iterations: int | None = None
 ) -> Launch:
-    """Of the `of_groups` numbers of dW and of the mean of dY, if any, and of dweight and dbias."""
-    rows = n * (g + 1) if of_groups else 0
+    """Of dweight and dbias; of dW and of the mean of dY, if in parts; dSigma with `iterations`."""
+    if parts > 1:
+        programs = n * (g + 1)
+    else:
+        programs = 0 if iterations is None else n
     return Launch(
-        _add_gradients_kernel, rows + 2 * places, parts, channel_parts, places, of_groups,
-        NUM_GROUPS=g, G=padded(g),
+        _add_gradients_kernel, programs + 2 * places, n, parts, channel_parts, places,
+        iterations or 0, **matrix_options(g),
     )  # fmt: skip
 
 
 @triton.jit(
     do_not_specialize=(
         "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "dy_sample_stride",
-        "dy_outer_stride", "place_parts", "position_parts", "of_groups", "share",
+        "dy_outer_stride", "place_parts", "position_parts", "share",
     )
 )  # fmt: skip
 def _reduce_kernel(
@@ -125,41 +138,43 @@ def _reduce_kernel(
     mean,  # (N, g)
     w,  # (N, g, g)
     weight,  # (C,) or None
-    grad_w,  # (N, g, g)
-    mean_dy,  # (N, g)
-    shares,  # see _add_gradients_kernel
+    sums,  # see _add_gradients_kernel
     num_places, num_positions, x_sample_stride, x_outer_stride, dy_sample_stride, dy_outer_stride,
-    place_parts, position_parts, of_groups, share,
+    place_parts, position_parts, share,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
     VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program sums one of position_parts of the positions of one of place_parts of the places."""
     program = tl.program_id(0)
-    n = program // (place_parts * position_parts)
+    parts = place_parts * position_parts
+    n = (program // parts).to(tl.int64)
     position_part = program % position_parts
     num_channels = NUM_GROUPS * num_places
-    num_samples = tl.num_programs(0) // (place_parts * position_parts)
-    grad_weight = shares + of_groups + (n * position_parts + position_part) * num_channels
+    num_samples = tl.num_programs(0) // parts
+    size: tl.constexpr = (NUM_GROUPS + 1) * NUM_GROUPS
+    of_parameters = sums + num_samples * size
+    if SPLIT:
+        of_groups = of_parameters + program * size
+        of_parameters += tl.num_programs(0) * size
+    else:
+        of_groups = sums + n * size
+    counters = of_parameters + 2 * num_samples * position_parts * num_channels
+    tl.store(counters + n, 0.0, mask=program % parts == 0)
+    grad_weight = of_parameters + (n * position_parts + position_part) * num_channels
     total_w, total_mean = _sums(
         sample(x, n, x_sample_stride, VECTOR), sample(dy, n, dy_sample_stride, VECTOR),
         load_vector(mean + n * NUM_GROUPS, NUM_GROUPS, G),
-        w + n.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS), weight,
+        w + n * (NUM_GROUPS * NUM_GROUPS), weight,
         grad_weight, grad_weight + num_samples * position_parts * num_channels,
         program // position_parts % place_parts, place_parts, position_part, position_parts,
         num_places, num_positions, x_outer_stride, dy_outer_stride,
         NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip
-    if SPLIT:
-        grad_w = shares + program * ((NUM_GROUPS + 1) * NUM_GROUPS)
-        mean_dy = grad_w + NUM_GROUPS * NUM_GROUPS
-    else:
-        grad_w += program.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-        mean_dy += program * NUM_GROUPS
+    store_matrix(of_groups, total_w, NUM_GROUPS, G)
     group = tl.arange(0, G)
-    tl.store(mean_dy + group, total_mean * share, mask=group < NUM_GROUPS)
-    entry, exists = entries(NUM_GROUPS, G)
-    tl.store(grad_w + entry, total_w, mask=exists)
+    mean_dy = of_groups + NUM_GROUPS * NUM_GROUPS + group
+    tl.store(mean_dy, total_mean * share, mask=group < NUM_GROUPS)
 
 
 @triton.jit
@@ -246,35 +261,50 @@ def _sums(
     return total_w, total_mean
 
 
-@triton.jit(do_not_specialize=("parts", "channel_parts", "num_places", "of_groups"))
+@triton.jit(do_not_specialize=("num_samples", "parts", "channel_parts", "num_places", "iterations"))
 def _add_gradients_kernel(
-    shares,  # (N, parts, g + 1, g) of dW and of the mean of dY, unless parts = 1; then
-    # 2 (channel_parts, C), of dweight and dbias
-    grad_w,  # (N, g, g)
-    mean_dy,  # (N, g)
+    # (N, g + 1, g), dW, or dSigma if sigma is not None, and below it the mean of dY; behind it, if
+    # parts > 1, their shares, (N, parts, g + 1, g); those of dweight and dbias,
+    # 2 (channel_parts, C); (N,), to count a sample's programs
+    sums,
     grad_weight, grad_bias,  # (C,)
-    parts, channel_parts, num_places, of_groups,
+    sigma, w,  # (N, g, g) or None
+    num_samples, parts, channel_parts, num_places, iterations,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
-    """A program adds up g numbers: of dweight, of dbias, or a row of a sample's."""
+    """
+    A program adds up g numbers: of dweight, of dbias, or a row of a sample's sums. The last of a
+    sample's makes dSigma.
+    """
     program = tl.program_id(0)
     g: tl.constexpr = NUM_GROUPS
+    size: tl.constexpr = (g + 1) * g
     num_channels = num_places * g
+    shares = sums + num_samples * size
+    of_parameters = shares
+    if parts > 1:
+        of_parameters += num_samples * parts * size
     if program < num_places:
-        first = shares + of_groups + program * g
+        first = of_parameters + program * g
         _sum(first, grad_weight + program * g, channel_parts, num_channels, g, G)
     elif program < 2 * num_places:
         place = program - num_places
-        first = shares + of_groups + channel_parts * num_channels + place * g
+        first = of_parameters + channel_parts * num_channels + place * g
         _sum(first, grad_bias + place * g, channel_parts, num_channels, g, G)
-    elif grad_w is not None:
-        n = (program - 2 * num_places) // (g + 1)
-        row = (program - 2 * num_places) % (g + 1)
-        first = shares + (n * parts * (g + 1) + row) * g
-        if row < g:
-            _sum(first, grad_w + (n * g + row) * g, parts, (g + 1) * g, g, G)
-        else:
-            _sum(first, mean_dy + n * g, parts, (g + 1) * g, g, G)
+    else:
+        programs = tl.where(parts > 1, g + 1, 1)
+        n = ((program - 2 * num_places) // programs).to(tl.int64)
+        grad_w = sums + n * size
+        if parts > 1:
+            row = (program - 2 * num_places) % programs * g
+            _sum(shares + n * parts * size + row, grad_w + row, parts, size, g, G)
+        if sigma is not None:
+            if comes_last(of_parameters + 2 * channel_parts * num_channels + n, programs):
+                grad_sigma = newton_gradient(
+                    sigma + n * (g * g), w + n * (g * g), load_matrix(grad_w, g, G), iterations,
+                    g, G,
+                )  # fmt: skip
+                store_matrix(grad_w, grad_sigma, g, G)
 
 
 @triton.jit
@@ -309,58 +339,54 @@ def input_gradient(
     """See :func:`gw_detectron.layers.passes.input_gradient`; dx in x's type."""
     g = w.shape[-1]
     dy, dx, weight = _laid_out_like(dy, x, g), result_like(x), dense(weight)
+    sums = torch.cat((grad_sigma, mean_dy.mT), dim=1)
     launch = _input_gradient(kind_of((x, dy, dx), g, (weight,)))
-    launch(x, dy, dx, *map(dense, (mean, mean_dy, None, w, grad_sigma, weight)))
+    launch(x, dy, dx, dense(mean), dense(w), sums, weight)
     return dx
 
 
 @functools.lru_cache(maxsize=1024)
-def _input_gradient(kind: Kind, iterations: int | None = None) -> Launch:
-    """With `iterations` dSigma is made on the way, of dW."""
+def _input_gradient(kind: Kind) -> Launch:
     x, dy, dx = kind.layouts
     tiling, options = tiling_of("input_gradient", kind)
     parts = min(num_parts(kind.shape[0], tiling, kind.device), num_tiles(x, options))
     return Launch(
         _input_gradient_kernel, kind.shape[0] * parts,
-        x.places, x.positions, *x.strides, *dy.strides, *dx.strides, parts, iterations or 0,
-        2 / x.columns, NEWTON=iterations is not None, **options,
+        x.places, x.positions, *x.strides, *dy.strides, *dx.strides, parts, 2 / x.columns,
+        **options,
     )  # fmt: skip
 
 
 @triton.jit(
     do_not_specialize=(
         "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "dy_sample_stride",
-        "dy_outer_stride", "dx_sample_stride", "dx_outer_stride", "parts", "iterations", "factor",
+        "dy_outer_stride", "dx_sample_stride", "dx_outer_stride", "parts", "factor",
     )
 )  # fmt: skip
 def _input_gradient_kernel(
     x, dy, dx,  # (N, g, c, S)
-    mean, mean_dy,  # (N, g)
-    sigma, w, gradient,  # (N, g, g); gradient is dW if NEWTON, otherwise dSigma
+    mean,  # (N, g)
+    w,  # (N, g, g)
+    sums,  # (N, g + 1, g), dSigma and below it the mean of dY
     weight,  # (C,) or None
     num_places, num_positions, x_sample_stride, x_outer_stride, dy_sample_stride, dy_outer_stride,
-    dx_sample_stride, dx_outer_stride, parts, iterations, factor,
+    dx_sample_stride, dx_outer_stride, parts, factor,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
-    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, NEWTON: tl.constexpr,
-    PRECISION: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """
-    A program makes every parts-th tile of a sample. Each makes dSigma by itself, for which they
-    would otherwise wait.
-    """
+    """A program makes every parts-th tile of a sample."""
     program = tl.program_id(0)
-    n = program // parts
-    first_entry = n.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-    w += first_entry
-    grad_sigma = load_matrix(gradient + first_entry, NUM_GROUPS, G)
-    if NEWTON:
-        grad_sigma = newton_gradient(sigma + first_entry, w, grad_sigma, iterations, NUM_GROUPS, G)
+    n = (program // parts).to(tl.int64)
+    size: tl.constexpr = NUM_GROUPS * NUM_GROUPS
+    grad_sigma = sums + n * (size + NUM_GROUPS)
     _apply(
         sample(x, n, x_sample_stride, VECTOR), sample(dy, n, dy_sample_stride, VECTOR),
         sample(dx, n, dx_sample_stride, VECTOR),
         load_vector(mean + n * NUM_GROUPS, NUM_GROUPS, G),
-        load_vector(mean_dy + n * NUM_GROUPS, NUM_GROUPS, G),
-        load_matrix(w, NUM_GROUPS, G), grad_sigma * factor, weight, program % parts, parts,
+        load_vector(grad_sigma + size, NUM_GROUPS, G),
+        load_matrix(w + n * size, NUM_GROUPS, G), load_matrix(grad_sigma, NUM_GROUPS, G) * factor,
+        weight,
+        program % parts, parts,
         num_places, num_positions, x_outer_stride, dy_outer_stride, dx_outer_stride,
         NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip
@@ -431,7 +457,7 @@ def _backward(kind: Kind, iterations: int) -> tuple[Launch, Launch]:
         x.places, x.positions, *x.strides, *dy.strides, *dx.strides, iterations, 1 / x.columns,
         SUM_K=sums["K"], SUM_B=sums["B"], SUM_VECTOR=sums["VECTOR"], **options,
     )  # fmt: skip
-    return launch, _adding_shares(n, 1, n, x.places, g, 0)
+    return launch, _adding_shares(n, 1, n, x.places, g)
 
 
 @triton.jit(
@@ -442,10 +468,10 @@ def _backward(kind: Kind, iterations: int) -> tuple[Launch, Launch]:
 )  # fmt: skip
 def _backward_kernel(
     x, dy, dx,  # (N, g, c, S)
-    mean, mean_dy,  # (N, g)
+    mean,  # (N, g)
     sigma, w,  # (N, g, g)
     weight,  # (C,) or None
-    shares,  # 2 (N, C), of dweight and dbias
+    sums,  # see _add_gradients_kernel
     num_places, num_positions, x_sample_stride, x_outer_stride, dy_sample_stride, dy_outer_stride,
     dx_sample_stride, dx_outer_stride, iterations, share,
     SUM_K: tl.constexpr, SUM_B: tl.constexpr, SUM_VECTOR: tl.constexpr,
@@ -453,12 +479,12 @@ def _backward_kernel(
     VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program makes a sample's dx, and its shares of dweight and dbias."""
-    n = tl.program_id(0)
+    n = tl.program_id(0).to(tl.int64)
     num_channels = NUM_GROUPS * num_places
-    first_entry = n.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-    w += first_entry
+    size: tl.constexpr = NUM_GROUPS * NUM_GROUPS
+    w += n * size
     mean += n * NUM_GROUPS
-    grad_weight = shares + n * num_channels
+    grad_weight = sums + tl.num_programs(0) * (size + NUM_GROUPS) + n * num_channels
     grad_w, sum_dy = _sums(
         sample(x, n, x_sample_stride, SUM_VECTOR), sample(dy, n, dy_sample_stride, SUM_VECTOR),
         load_vector(mean, NUM_GROUPS, G), w, weight, grad_weight,
@@ -467,10 +493,10 @@ def _backward_kernel(
         NUM_GROUPS, G, SUM_K, SUM_B, SUM_VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip
     group = tl.arange(0, G)
-    mean_dy += n * NUM_GROUPS
+    mean_dy = sums + n * (size + NUM_GROUPS) + size
     # Kept in memory rather than in registers, which the iteration needs
     tl.store(mean_dy + group, sum_dy * share, mask=group < NUM_GROUPS)
-    grad_sigma = newton_gradient(sigma + first_entry, w, grad_w, iterations, NUM_GROUPS, G)
+    grad_sigma = newton_gradient(sigma + n * size, w, grad_w, iterations, NUM_GROUPS, G)
     tl.debug_barrier()
     _apply(
         sample(x, n, x_sample_stride, VECTOR), sample(dy, n, dy_sample_stride, VECTOR),

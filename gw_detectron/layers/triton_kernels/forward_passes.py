@@ -25,15 +25,26 @@ from .layout import along_groups, as_matrix, as_tile, axes, locate, sample
 from .newton import newton_of
 from .products import (
     ROWS,
+    comes_last,
     entries,
     halves,
     identity,
     load_matrix,
     load_vector,
+    store_matrix,
     times_tile,
     times_vector,
 )
-from .tiling import LEAST_TILES, Kind, at_once, kind_of, num_parts, num_tiles, tiling_of
+from .tiling import (
+    LEAST_TILES,
+    Kind,
+    at_once,
+    kind_of,
+    matrix_options,
+    num_parts,
+    num_tiles,
+    tiling_of,
+)
 
 
 def without_offset(x: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,19 +61,18 @@ def forward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
-    (y, mean, Sigma, W), W by Newton's iteration: one launch after :func:`moments`, or one for all
-    where samples are many and small.
+    (y, mean, Sigma, W), W by Newton's iteration: made by what makes Sigma, or in one launch with
+    all else where samples are many and small.
     """
     y, weight, bias = result_like(x), dense(weight), dense(bias)
     kind = kind_of((x, y), num_groups, (weight, bias))
     mean, sigma = _empty_moments(x, num_groups)
     w = torch.empty_like(sigma)
     if at_once(x):
-        launch = _forward(kind, iterations, eps)
+        _forward(kind, iterations, eps)(x, y, mean, sigma, w, weight, bias)
     else:
-        _moments(kind, eps)(x, mean, sigma)
-        launch = _whiten(kind, iterations)
-    launch(x, y, mean, sigma, w, weight, bias)
+        _moments(kind, eps, iterations)(x, mean, sigma, w)
+        _whiten(kind)(x, y, mean, w, weight, bias)
     return y, mean, sigma, w
 
 
@@ -81,65 +91,69 @@ def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor, Ten
         what :func:`without_offset` returns.
     """
     mean, sigma = _empty_moments(x, num_groups)
-    _moments(kind_of((x,), num_groups), eps)(x, mean, sigma)
+    _moments(kind_of((x,), num_groups), eps)(x, mean, sigma, None)
     return mean, sigma, x, mean
 
 
 @functools.lru_cache(maxsize=1024)
-def _moments(kind: Kind, eps: float) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """What writes the moments of x to mean and sigma."""
+def _moments(kind: Kind, eps: float, iterations: int = 0) -> Callable[..., None]:
+    """What writes the moments of x to mean and sigma, and W, unless it is None, to w."""
     n, g, layout = kind.shape[0], kind.num_groups, kind.layouts[0].with_places_merged()
     tiling, options = tiling_of("moments", kind, [layout])
     parts = triton.cdiv(num_tiles(layout, options), LEAST_TILES)
     parts = min(num_parts(n, tiling, kind.device), parts)
-    numbers = layout.places, layout.positions, *layout.strides, parts, 1 / layout.columns, eps
-    sum_up = Launch(_moments_kernel, n * parts, *numbers, SPLIT=parts > 1, **options)
+    numbers = layout.places, layout.positions, *layout.strides, parts, 1 / layout.columns
+    sum_up = Launch(
+        _moments_kernel, n * parts, *numbers, iterations, eps, SPLIT=parts > 1, **options
+    )
     if parts == 1:
-        return sum_up
-    add_shares = Launch(_add_shares_kernel, n * g, parts, eps, NUM_GROUPS=g, G=options["G"])
+        return lambda x, mean, sigma, w: sum_up(x, mean, sigma, w, None)
+    add_shares = Launch(_add_shares_kernel, n * g, parts, iterations, eps, **matrix_options(g))
+    size = n * parts * (g + 2) * g + n
 
-    def sum_up_and_add(x: Tensor, mean: Tensor, sigma: Tensor) -> None:
-        shares = sigma.new_empty(n * parts * (g + 2) * g)
-        sum_up(x, mean, shares)
-        add_shares(shares, mean, sigma)
+    def sum_up_and_add(x: Tensor, mean: Tensor, sigma: Tensor, w: Tensor | None) -> None:
+        shares = sigma.new_empty(size)
+        sum_up(x, None, None, None, shares)
+        add_shares(shares, mean, sigma, w)
 
     return sum_up_and_add
 
 
 @triton.jit(
     do_not_specialize=(
-        "num_places", "num_positions", "sample_stride", "outer_stride", "parts", "share", "eps",
+        "num_places", "num_positions", "sample_stride", "outer_stride", "parts", "share",
+        "iterations", "eps",
     )
 )  # fmt: skip
 def _moments_kernel(
     x,  # (N, g, c, S)
     mean,  # (N, g)
-    shares,  # (N, parts, g + 2, g): products, and sums and pivot; or Sigma, (N, g, g)
-    num_places, num_positions, sample_stride, outer_stride, parts, share, eps,
+    sigma, w,  # (N, g, g); w may be None
+    shares,  # if SPLIT, in place of these; see _add_shares_kernel
+    num_places, num_positions, sample_stride, outer_stride, parts, share, iterations, eps,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
     VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program sums every parts-th tile of a sample."""
     program = tl.program_id(0)
+    n = (program // parts).to(tl.int64)
     shift, pivot, products = _sums(
-        sample(x, program // parts, sample_stride, VECTOR), program % parts, parts,
+        sample(x, n, sample_stride, VECTOR), program % parts, parts,
         num_places, num_positions, outer_stride, share,
         NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip
-    group = tl.arange(0, G)
-    exists = group < NUM_GROUPS
     if SPLIT:
-        shares += program.to(tl.int64) * ((NUM_GROUPS + 2) * NUM_GROUPS)
+        size: tl.constexpr = (NUM_GROUPS + 2) * NUM_GROUPS
+        tl.store(shares + tl.num_programs(0) * size + n, 0.0, mask=program % parts == 0)
+        shares += program * size
+        store_matrix(shares, products, NUM_GROUPS, G)
+        group = tl.arange(0, G)
         last = shares + NUM_GROUPS * NUM_GROUPS + group
-        tl.store(last, shift, mask=exists)
-        tl.store(last + NUM_GROUPS, pivot, mask=exists)
+        tl.store(last, shift, mask=group < NUM_GROUPS)
+        tl.store(last + NUM_GROUPS, pivot, mask=group < NUM_GROUPS)
     else:
-        shares += program.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-        products = _covariance(products, shift, eps, G)
-        tl.store(mean + program * NUM_GROUPS + group, shift + pivot, mask=exists)
-    entry, exists = entries(NUM_GROUPS, G)
-    tl.store(shares + entry, products, mask=exists)
+        _statistics(shift, pivot, products, mean, sigma, w, n, iterations, eps, NUM_GROUPS, G)
 
 
 _PIVOT_COLUMNS = tl.constexpr(16)
@@ -193,22 +207,39 @@ def _sums(
 
 
 @triton.jit
-def _covariance(products, shift, eps, G: tl.constexpr):
-    return products - shift[:, None] * shift[None, :] + eps * identity(G)
-
-
-@triton.jit(do_not_specialize=("parts", "eps"))
-def _add_shares_kernel(
-    shares,  # (N, parts, g + 2, g)
-    mean,  # (N, g)
-    sigma,  # (N, g, g)
-    parts, eps,
+def _statistics(
+    shift, pivot, products, mean, sigma, w, n, iterations, eps,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
-    """A program makes one row of a sample's Sigma."""
-    n, row = tl.program_id(0) // NUM_GROUPS, tl.program_id(0) % NUM_GROUPS
+    """Stores sample n's mean, Sigma and W, unless w is None; (mean, W)."""
+    covariance = products - shift[:, None] * shift[None, :] + eps * identity(G)
+    # What is beyond the groups is 0, but for eps, which the trace must not take in
+    _, exists = entries(NUM_GROUPS, G)
+    covariance = tl.where(exists, covariance, 0.0)
+    first_entry = n * (NUM_GROUPS * NUM_GROUPS)
+    store_matrix(sigma + first_entry, covariance, NUM_GROUPS, G)
+    group = tl.arange(0, G)
+    tl.store(mean + n * NUM_GROUPS + group, shift + pivot, mask=group < NUM_GROUPS)
+    matrix = covariance
+    if w is not None:
+        matrix = newton_of(covariance, iterations, NUM_GROUPS, G)
+        store_matrix(w + first_entry, matrix, NUM_GROUPS, G)
+    return shift + pivot, matrix
+
+
+@triton.jit(do_not_specialize=("parts", "iterations", "eps"))
+def _add_shares_kernel(
+    shares,  # (N, parts, g + 2, g), of products, sums and pivot; then (N,), a sample's programs
+    mean,  # (N, g)
+    sigma, w,  # (N, g, g); w may be None
+    parts, iterations, eps,
+    NUM_GROUPS: tl.constexpr, G: tl.constexpr,
+):  # fmt: skip
+    """A program makes one row of a sample's Sigma; the last of them makes W."""
+    n, row = (tl.program_id(0) // NUM_GROUPS).to(tl.int64), tl.program_id(0) % NUM_GROUPS
     size: tl.constexpr = (NUM_GROUPS + 2) * NUM_GROUPS
-    shares += n.to(tl.int64) * parts * size
+    counter = shares + tl.num_programs(0) // NUM_GROUPS * parts * size + n
+    shares += n * parts * size
     group = tl.arange(0, G)
     products = tl.zeros((ROWS, G), tl.float32)
     sums = tl.zeros((ROWS, G), tl.float32)
@@ -222,10 +253,16 @@ def _add_shares_kernel(
     shift_of_row = tl.sum(tl.where(group == row, shift, 0.0))
     result = tl.sum(products, axis=0) - shift_of_row * shift + tl.where(group == row, eps, 0.0)
     exists = group < NUM_GROUPS
-    tl.store(sigma + tl.program_id(0).to(tl.int64) * NUM_GROUPS + group, result, mask=exists)
+    tl.store(sigma + (n * NUM_GROUPS + row) * NUM_GROUPS + group, result, mask=exists)
     if row == 0:
         pivot = tl.load(shares + (NUM_GROUPS + 1) * NUM_GROUPS + group, mask=exists, other=0.0)
         tl.store(mean + n * NUM_GROUPS + group, shift + pivot, mask=exists)
+    if w is not None:
+        if comes_last(counter, NUM_GROUPS):
+            first_entry = n * (NUM_GROUPS * NUM_GROUPS)
+            matrix = load_matrix(sigma + first_entry, NUM_GROUPS, G)
+            matrix = newton_of(matrix, iterations, NUM_GROUPS, G)
+            store_matrix(w + first_entry, matrix, NUM_GROUPS, G)
 
 
 def whiten(
@@ -234,57 +271,44 @@ def whiten(
     """See :func:`gw_detectron.layers.passes.whiten`; mean and w in float32, y in x's type."""
     y = result_like(x)
     launch = _whiten(kind_of((x, y), w.shape[-1], (weight, bias)))
-    launch(x, y, *map(dense, (mean, None, w, weight, bias)))
+    launch(x, y, *map(dense, (mean, w, weight, bias)))
     return y
 
 
 @functools.lru_cache(maxsize=1024)
-def _whiten(kind: Kind, iterations: int | None = None) -> Launch:
-    """With `iterations` W is made on the way."""
+def _whiten(kind: Kind) -> Launch:
     x, y = kind.layouts
     tiling, options = tiling_of("whiten", kind)
     parts = min(num_parts(kind.shape[0], tiling, kind.device), num_tiles(x, options))
     return Launch(
         _whiten_kernel, kind.shape[0] * parts, x.places, x.positions, *x.strides, *y.strides, parts,
-        iterations or 0, NEWTON=iterations is not None, **options,
+        **options,
     )  # fmt: skip
 
 
 @triton.jit(
     do_not_specialize=(
         "num_places", "num_positions", "x_sample_stride", "x_outer_stride", "y_sample_stride",
-        "y_outer_stride", "parts", "iterations",
+        "y_outer_stride", "parts",
     )
 )  # fmt: skip
 def _whiten_kernel(
     x, y,  # (N, g, c, S)
     mean,  # (N, g)
-    sigma, w,  # (N, g, g); sigma is what w is made of if NEWTON, otherwise None
+    w,  # (N, g, g)
     weight, bias,  # (C,) or None
     num_places, num_positions, x_sample_stride, x_outer_stride, y_sample_stride, y_outer_stride,
-    parts, iterations,
+    parts,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, B: tl.constexpr,
-    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, NEWTON: tl.constexpr,
-    PRECISION: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """
-    A program makes every parts-th tile of a sample. Each makes W by itself, for which they would
-    otherwise wait.
-    """
+    """A program makes every parts-th tile of a sample."""
     program = tl.program_id(0)
-    n = program // parts
-    first_entry = n.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-    if NEWTON:
-        matrix = newton_of(
-            load_matrix(sigma + first_entry, NUM_GROUPS, G), iterations, NUM_GROUPS, G
-        )
-        entry, exists = entries(NUM_GROUPS, G)
-        tl.store(w + first_entry + entry, matrix, mask=exists & (program % parts == 0))
-    else:
-        matrix = load_matrix(w + first_entry, NUM_GROUPS, G)
+    n = (program // parts).to(tl.int64)
     _apply(
         sample(x, n, x_sample_stride, VECTOR), sample(y, n, y_sample_stride, VECTOR),
-        load_vector(mean + n * NUM_GROUPS, NUM_GROUPS, G), matrix, weight, bias,
+        load_vector(mean + n * NUM_GROUPS, NUM_GROUPS, G),
+        load_matrix(w + n * (NUM_GROUPS * NUM_GROUPS), NUM_GROUPS, G), weight, bias,
         program % parts, parts, num_places, num_positions, x_outer_stride, y_outer_stride,
         NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip
@@ -368,25 +392,18 @@ def _forward_kernel(
     VECTOR: tl.constexpr, CHANNELS_INNER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program whitens a sample: all of the forward pass."""
-    n = tl.program_id(0)
+    n = tl.program_id(0).to(tl.int64)
     shift, pivot, products = _sums(
         sample(x, n, x_sample_stride, SUM_VECTOR), 0, 1,
         sum_places, sum_positions, sum_outer_stride, share,
         NUM_GROUPS, G, SUM_K, SUM_B, SUM_VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip
-    covariance = _covariance(products, shift, eps, G)
-    # What is beyond the groups is 0, but for eps, which the trace must not take in
-    entry, exists = entries(NUM_GROUPS, G)
-    covariance = tl.where(exists, covariance, 0.0)
-    matrix = newton_of(covariance, iterations, NUM_GROUPS, G)
-    first_entry = n.to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
-    tl.store(sigma + first_entry + entry, covariance, mask=exists)
-    tl.store(w + first_entry + entry, matrix, mask=exists)
-    group = tl.arange(0, G)
-    tl.store(mean + n * NUM_GROUPS + group, shift + pivot, mask=group < NUM_GROUPS)
+    center, matrix = _statistics(
+        shift, pivot, products, mean, sigma, w, n, iterations, eps, NUM_GROUPS, G
+    )
     _apply(
         sample(x, n, x_sample_stride, VECTOR), sample(y, n, y_sample_stride, VECTOR),
-        shift + pivot, matrix, weight, bias,
+        center, matrix, weight, bias,
         0, 1, num_places, num_positions, x_outer_stride, y_outer_stride,
         NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip

@@ -119,12 +119,23 @@ def covers(x: Tensor, num_groups: int) -> bool:
     Whether the kernels take x: on a GPU (or anywhere in the interpreter), not empty, of 2 to 64
     groups, in float32 or a half type, and contiguous or channels_last within each sample.
     """
+    return _covers(x.shape, x.stride(), x.dtype, x.device, num_groups)
+
+
+@functools.lru_cache(maxsize=1024)
+def _covers(
+    shape: torch.Size,
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    num_groups: int,
+) -> bool:
     return (
-        x.dtype in _DTYPES
+        dtype in _DTYPES
         and 2 <= num_groups <= MAX_GROUPS
-        and x.numel() > 0
-        and (interpreted(locate) or (x.is_cuda and _capability(x.device) >= (8, 0)))
-        and (layout := layout_of(x.shape, x.stride(), num_groups)) is not None
+        and shape.numel() > 0
+        and (interpreted(locate) or (device.type == "cuda" and _capability(device) >= (8, 0)))
+        and (layout := layout_of(shape, stride, num_groups)) is not None
         # Offsets within a sample are 32 bits wide.
         and layout.extent(num_groups) < 2**31
     )

@@ -19,8 +19,8 @@ from torch import Tensor
 from .. import whitening_matrix
 from .launch import Launch
 from .layout import MAX_GROUPS
-from .products import entries, identity, load_matrix
-from .tiling import padded
+from .products import entries, identity, load_matrix, store_matrix
+from .tiling import matrix_options
 
 # With more steps entries would leave the range of float16: the derivative of P_T grows by up to 3.4
 # times a step. With more groups the matrices would not fit the registers.
@@ -39,8 +39,7 @@ def newton(sigma: Tensor, iterations: int) -> Tensor:
 
 @functools.lru_cache(maxsize=1024)
 def _launch(kernel, n: int, g: int, iterations: int) -> Launch:
-    G = padded(g)
-    return Launch(kernel, n, iterations, NUM_GROUPS=g, G=G, num_warps={16: 1, 32: 2, 64: 4}[G])
+    return Launch(kernel, n, iterations, **matrix_options(g))
 
 
 @triton.jit(do_not_specialize=("iterations",))
@@ -51,8 +50,7 @@ def _newton_kernel(
 ):  # fmt: skip
     first = tl.program_id(0).to(tl.int64) * (NUM_GROUPS * NUM_GROUPS)
     matrix = newton_of(load_matrix(sigma + first, NUM_GROUPS, G), iterations, NUM_GROUPS, G)
-    entry, exists = entries(NUM_GROUPS, G)
-    tl.store(w + first + entry, matrix, mask=exists)
+    store_matrix(w + first, matrix, NUM_GROUPS, G)
 
 
 @triton.jit
@@ -90,8 +88,7 @@ def _newton_backward_kernel(
         sigma + first, w + first, load_matrix(grad_w + first, NUM_GROUPS, G), iterations,
         NUM_GROUPS, G,
     )  # fmt: skip
-    entry, exists = entries(NUM_GROUPS, G)
-    tl.store(grad_sigma + first + entry, gradient, mask=exists)
+    store_matrix(grad_sigma + first, gradient, NUM_GROUPS, G)
 
 
 @triton.jit

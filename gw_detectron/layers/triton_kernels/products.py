@@ -21,6 +21,12 @@ def load_matrix(matrix, NUM_GROUPS: tl.constexpr, G: tl.constexpr):
 
 
 @triton.jit
+def store_matrix(matrix, value, NUM_GROUPS: tl.constexpr, G: tl.constexpr):
+    entry, exists = entries(NUM_GROUPS, G)
+    tl.store(matrix + entry, value, mask=exists)
+
+
+@triton.jit
 def load_vector(vector, NUM_GROUPS: tl.constexpr, G: tl.constexpr):
     group = tl.arange(0, G)
     return tl.load(vector + group, mask=group < NUM_GROUPS, other=0.0)
@@ -56,3 +62,13 @@ def times_tile(high, low, tile, result, PRECISION: tl.constexpr):
     if tile.dtype != tl.float32:
         result = tl.dot(low, tile, result)
     return tl.dot(high, tile, result, input_precision=PRECISION)
+
+
+@triton.jit
+def comes_last(counter, programs):
+    """
+    Whether this is the last of the programs that count themselves in a number, 0 at first. The last
+    one reads what all of them have stored.
+    """
+    tl.debug_barrier()
+    return tl.atomic_add(counter, 1.0, sem="acq_rel") == programs - 1
