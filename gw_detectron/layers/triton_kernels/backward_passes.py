@@ -151,7 +151,7 @@ def _reduce_kernel(
     n = (program // parts).to(tl.int64)
     position_part = program % position_parts
     num_channels = NUM_GROUPS * num_places
-    num_samples = tl.num_programs(0) // parts
+    num_samples = (tl.num_programs(0) // parts).to(tl.int64)
     size: tl.constexpr = (NUM_GROUPS + 1) * NUM_GROUPS
     of_parameters = sums + num_samples * size
     if SPLIT:
@@ -280,6 +280,7 @@ def _add_gradients_kernel(
     g: tl.constexpr = NUM_GROUPS
     size: tl.constexpr = (g + 1) * g
     num_channels = num_places * g
+    num_samples = num_samples.to(tl.int64)
     shares = sums + num_samples * size
     of_parameters = shares
     if parts > 1:
@@ -309,7 +310,8 @@ def _add_gradients_kernel(
 
 @triton.jit
 def _sum(shares, result, parts, stride, SIZE: tl.constexpr, G: tl.constexpr):
-    column = tl.arange(0, G)
+    # Read one by one: of vectors the compiler keeps only one or two on their way at a time
+    column = tl.max_contiguous(tl.arange(0, G), 1)
     exists = column < SIZE
     total = tl.zeros((ROWS, G), tl.float32)
     for start in range(0, parts, ROWS):
@@ -484,11 +486,12 @@ def _backward_kernel(
     size: tl.constexpr = NUM_GROUPS * NUM_GROUPS
     w += n * size
     mean += n * NUM_GROUPS
-    grad_weight = sums + tl.num_programs(0) * (size + NUM_GROUPS) + n * num_channels
+    num_samples = tl.num_programs(0).to(tl.int64)
+    grad_weight = sums + num_samples * (size + NUM_GROUPS) + n * num_channels
     grad_w, sum_dy = _sums(
         sample(x, n, x_sample_stride, SUM_VECTOR), sample(dy, n, dy_sample_stride, SUM_VECTOR),
         load_vector(mean, NUM_GROUPS, G), w, weight, grad_weight,
-        grad_weight + tl.num_programs(0) * num_channels,
+        grad_weight + num_samples * num_channels,
         0, 1, 0, 1, num_places, num_positions, x_outer_stride, dy_outer_stride,
         NUM_GROUPS, G, SUM_K, SUM_B, SUM_VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip
