@@ -56,8 +56,8 @@ def backward(
     kind = kind_of((x, dy, dx), g, (weight,))
     grad_weight, grad_bias = mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
     if kind.products == "half" and at_once(x):
-        launch, add_shares = _backward(kind, iterations)
-        sums = mean.new_empty(_num_sums(kind))
+        launch, add_shares, num_sums = _backward(kind, iterations)
+        sums = mean.new_empty(num_sums)
         launch(x, dy, dx, mean, sigma, w, weight, sums)
         add_shares(sums, grad_weight, grad_bias, None, None)
     else:
@@ -449,8 +449,8 @@ def _apply(
 
 
 @functools.lru_cache(maxsize=1024)
-def _backward(kind: Kind, iterations: int) -> tuple[Launch, Launch]:
-    """(a program for each sample, the sums of dweight and dbias)."""
+def _backward(kind: Kind, iterations: int) -> tuple[Launch, Launch, int]:
+    """As :func:`_reduce`; a program makes all of a sample but dweight and dbias."""
     n, g, (x, dy, dx) = kind.shape[0], kind.num_groups, kind.layouts
     _, sums = tiling_of("reduce", kind, [x, dy])
     _, options = tiling_of("input_gradient", kind)
@@ -459,7 +459,7 @@ def _backward(kind: Kind, iterations: int) -> tuple[Launch, Launch]:
         x.places, x.positions, *x.strides, *dy.strides, *dx.strides, iterations, 1 / x.columns,
         SUM_K=sums["K"], SUM_B=sums["B"], SUM_VECTOR=sums["VECTOR"], **options,
     )  # fmt: skip
-    return launch, _adding_shares(n, 1, n, x.places, g)
+    return launch, _adding_shares(n, 1, n, x.places, g), _num_sums(kind)
 
 
 @triton.jit(

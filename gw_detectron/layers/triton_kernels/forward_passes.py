@@ -96,16 +96,18 @@ def moments(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor, Ten
 
 
 @functools.lru_cache(maxsize=1024)
-def _moments(kind: Kind, eps: float, iterations: int = 0) -> Callable[..., None]:
-    """What writes the moments of x to mean and sigma, and W, unless it is None, to w."""
+def _moments(kind: Kind, eps: float, iterations: int | None = None) -> Callable[..., None]:
+    """What writes the moments of x to mean and sigma; with `iterations` W to w, otherwise None."""
     n, g, layout = kind.shape[0], kind.num_groups, kind.layouts[0].with_places_merged()
     tiling, options = tiling_of("moments", kind, [layout])
     parts = triton.cdiv(num_tiles(layout, options), LEAST_TILES)
     parts = min(num_parts(n, tiling, kind.device), parts)
-    numbers = layout.places, layout.positions, *layout.strides, parts, 1 / layout.columns
+    iterations = iterations or 0
     sum_up = Launch(
-        _moments_kernel, n * parts, *numbers, iterations, eps, SPLIT=parts > 1, **options
-    )
+        _moments_kernel, n * parts,
+        layout.places, layout.positions, *layout.strides, parts, 1 / layout.columns, iterations,
+        eps, SPLIT=parts > 1, **options,
+    )  # fmt: skip
     if parts == 1:
         return lambda x, mean, sigma, w: sum_up(x, mean, sigma, w, None)
     add_shares = Launch(_add_shares_kernel, n * g, parts, iterations, eps, **matrix_options(g))
