@@ -30,8 +30,8 @@ test: environment  ## check the format, the code and the tests
 # With what is installed. Most of the time is compiling Triton's kernels: in several processes, where
 # pytest-xdist is there, of two threads each.
 test-gpu:  ## run the tests that need a GPU, without making an environment (2 minutes)
-	@$(PYTHON) -c "import sys, torch; torch.cuda.is_available() or \
-	    sys.exit('make test-gpu: PyTorch sees no GPU here')"
+	@$(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null || \
+	    { echo "make test-gpu: $(PYTHON) has no PyTorch that sees a GPU" >&2; exit 1; }
 	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" OMP_NUM_THREADS=2 \
 	    $(PYTHON) -m pytest -m "gpu and not slow" $$($(PYTHON) -c "import xdist" 2>/dev/null && \
 	    echo --numprocesses auto --maxprocesses 12 --maxschedchunk 1)
