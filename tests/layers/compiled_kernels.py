@@ -11,6 +11,7 @@ A multiprocessor has 65536 registers, at most 255 a thread, and 227 KiB of share
 import argparse
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -83,7 +84,8 @@ def main():
     g, channels = options.groups, options.groups * options.places
     kernels = importlib.import_module(KERNELS)
     x = torch.zeros(2, channels, 32, 64, dtype=getattr(torch, options.dtype))
-    small = torch.zeros(132, channels, 7, 7, dtype=x.dtype)
+    side = min(7, math.isqrt(2**16 // channels))  # such that one program takes a sample
+    small = torch.zeros(132, channels, side, side, dtype=x.dtype)
     if options.channels_last:
         x, small = (t.to(memory_format=torch.channels_last) for t in (x, small))
     for weight in (torch.zeros(channels), None):
