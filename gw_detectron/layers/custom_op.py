@@ -131,7 +131,10 @@ def _backward(backend, x, num_groups, dy, weight, matrices, iterations, method, 
 
 
 def _comes_whole(backend, iterations: int, method: str, rescaled: bool) -> bool:
-    """Whether the backend makes all passes, and what comes between them, in fewer steps."""
+    """
+    Whether the backend makes all passes, and what comes between them, in fewer steps: by kernels
+    of its own, which autocast does not change.
+    """
     return (
         backend is not passes
         and method == "itn"

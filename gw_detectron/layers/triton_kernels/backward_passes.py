@@ -108,6 +108,7 @@ def _reduce(kind: Kind, iterations: int | None = None) -> tuple[Launch, Launch, 
 
 
 def _num_sums(kind: Kind, parts: int = 1, position_parts: int = 1) -> int:
+    """How many numbers :func:`_add_gradients_kernel` calls sums."""
     (n, num_channels, *_), g = kind.shape, kind.num_groups
     of_groups = n * (1 + parts if parts > 1 else 1) * (g + 1) * g
     return of_groups + 2 * n * position_parts * num_channels + n
@@ -387,8 +388,7 @@ def _input_gradient_kernel(
         load_vector(mean + n * NUM_GROUPS, NUM_GROUPS, G),
         load_vector(grad_sigma + size, NUM_GROUPS, G),
         load_matrix(w + n * size, NUM_GROUPS, G), load_matrix(grad_sigma, NUM_GROUPS, G) * factor,
-        weight,
-        program % parts, parts,
+        weight, program % parts, parts,
         num_places, num_positions, x_outer_stride, dy_outer_stride, dx_outer_stride,
         NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip

@@ -155,7 +155,10 @@ def _moments_kernel(
         tl.store(last, shift, mask=group < NUM_GROUPS)
         tl.store(last + NUM_GROUPS, pivot, mask=group < NUM_GROUPS)
     else:
-        _statistics(shift, pivot, products, mean, sigma, w, n, iterations, eps, NUM_GROUPS, G)
+        covariance = _store_moments(shift, pivot, products, mean, sigma, n, eps, NUM_GROUPS, G)
+        if w is not None:
+            matrix = newton_of(covariance, iterations, NUM_GROUPS, G)
+            store_matrix(w + n * (NUM_GROUPS * NUM_GROUPS), matrix, NUM_GROUPS, G)
 
 
 _PIVOT_COLUMNS = tl.constexpr(16)
@@ -209,24 +212,19 @@ def _sums(
 
 
 @triton.jit
-def _statistics(
-    shift, pivot, products, mean, sigma, w, n, iterations, eps,
+def _store_moments(
+    shift, pivot, products, mean, sigma, n, eps,
     NUM_GROUPS: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
-    """Stores sample n's mean, Sigma and W, unless w is None; (mean, W)."""
+    """Sample n's Sigma, stored as well as its mean."""
     covariance = products - shift[:, None] * shift[None, :] + eps * identity(G)
     # What is beyond the groups is 0, but for eps, which the trace must not take in
     _, exists = entries(NUM_GROUPS, G)
     covariance = tl.where(exists, covariance, 0.0)
-    first_entry = n * (NUM_GROUPS * NUM_GROUPS)
-    store_matrix(sigma + first_entry, covariance, NUM_GROUPS, G)
+    store_matrix(sigma + n * (NUM_GROUPS * NUM_GROUPS), covariance, NUM_GROUPS, G)
     group = tl.arange(0, G)
     tl.store(mean + n * NUM_GROUPS + group, shift + pivot, mask=group < NUM_GROUPS)
-    matrix = covariance
-    if w is not None:
-        matrix = newton_of(covariance, iterations, NUM_GROUPS, G)
-        store_matrix(w + first_entry, matrix, NUM_GROUPS, G)
-    return shift + pivot, matrix
+    return covariance
 
 
 @triton.jit(do_not_specialize=("parts", "iterations", "eps"))
@@ -400,12 +398,12 @@ def _forward_kernel(
         sum_places, sum_positions, sum_outer_stride, share,
         NUM_GROUPS, G, SUM_K, SUM_B, SUM_VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip
-    center, matrix = _statistics(
-        shift, pivot, products, mean, sigma, w, n, iterations, eps, NUM_GROUPS, G
-    )
+    covariance = _store_moments(shift, pivot, products, mean, sigma, n, eps, NUM_GROUPS, G)
+    matrix = newton_of(covariance, iterations, NUM_GROUPS, G)
+    store_matrix(w + n * (NUM_GROUPS * NUM_GROUPS), matrix, NUM_GROUPS, G)
     _apply(
         sample(x, n, x_sample_stride, VECTOR), sample(y, n, y_sample_stride, VECTOR),
-        center, matrix, weight, bias,
+        shift + pivot, matrix, weight, bias,
         0, 1, num_places, num_positions, x_outer_stride, y_outer_stride,
         NUM_GROUPS, G, K, B, VECTOR, CHANNELS_INNER, PRECISION,
     )  # fmt: skip

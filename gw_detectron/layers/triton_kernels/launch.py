@@ -46,7 +46,7 @@ class Launch:
             with torch.cuda.device(device):
                 return self(*tensors)
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-        aligned = not [address for address in addresses if address and address & 15]
+        aligned = not [a for a in addresses if a and a % 16]  # quicker than any(...)
         if aligned and self._run:
             self._run(_stream(device), *self._behind_stream, *addresses, *self._behind_tensors)
             return

@@ -67,8 +67,8 @@ def times_tile(high, low, tile, result, PRECISION: tl.constexpr):
 @triton.jit
 def comes_last(counter, programs):
     """
-    Whether this is the last of the programs that count themselves in a number, 0 at first. The last
-    one reads what all of them have stored.
+    Whether this is the last of the programs that count themselves in `counter`, 0 at first and in
+    float32 as all that is around it. The last one reads what all of them have stored.
     """
     tl.debug_barrier()
     return tl.atomic_add(counter, 1.0, sem="acq_rel") == programs - 1
