@@ -5,12 +5,12 @@ import argparse
 import os
 import sys
 
-from gw_detectron.analysis.model import build_from_config
-from gw_detectron.analysis.plot import save_share_plot
-from gw_detectron.analysis.report import save_csv, terminal_report
-from gw_detectron.analysis.trace import trace
 from gw_detectron.errors import UsageError, ends_with_one_line
-from gw_detectron.results.plot import require_plottable
+from gw_detectron.norms.model import build_from_config
+from gw_detectron.norms.plot import save_share_plot
+from gw_detectron.norms.report import save_csv, terminal_report
+from gw_detectron.norms.trace import trace
+from gw_detectron.runs.plot import require_plottable
 
 EXAMPLE = """
 A norm imposes constraints on a sample (an image; in a region head a region): GN 2 g, GW

@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 
-from gw_detectron.comparison import prepare
 from gw_detectron.engine import add_dataset_argument
 from gw_detectron.engine.interruption import heeding
 from gw_detectron.errors import ends_with_one_line
+from gw_detectron.runs.comparison import prepare
 
 EXAMPLE = """
 An entry of --norms is one of

@@ -5,9 +5,9 @@ import argparse
 import sys
 
 from gw_detectron.errors import UsageError, ends_with_one_line
-from gw_detectron.results.plot import require_plottable, save_plot
-from gw_detectron.results.runs import find_runs, read_run
-from gw_detectron.results.table import make_table
+from gw_detectron.runs.plot import require_plottable, save_plot
+from gw_detectron.runs.run import find_runs, read_run
+from gw_detectron.runs.table import make_table
 
 EXAMPLE = """
 The lines of a config are told apart by their norms; runs that differ only in the SEED are one

@@ -4,14 +4,14 @@
 import argparse
 import os
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from gw_detectron import engine
-from gw_detectron.analysis.diagnostics_plot import save_depth_plot
-from gw_detectron.analysis.diagnostics_report import csv_report, terminal_report
-from gw_detectron.analysis.diagnostics_runs import diagnose, find_detectors
-from gw_detectron.config import merge_into
+from gw_detectron.config import load_config as load_file
 from gw_detectron.errors import UsageError, ends_with_one_line
+from gw_detectron.runs.diagnosis import diagnose, find_detectors
+from gw_detectron.runs.diagnosis_plot import save_depth_plot
+from gw_detectron.runs.diagnosis_report import csv_report, terminal_report
 
 EXAMPLE = """
 A detector is a finished training run's directory, or a config with weights. All of them are run on
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
     for line in left_out:
         print(f"left out: {line}")
     for config_file, _ in detectors:  # somebody else's, perhaps
-        merge_into(get_cfg(), config_file, [], may_run_code=False)
+        load_file(config_file)
     if args.config_file:
         detectors.append((args.config_file, args.weights))
     elif args.weights:

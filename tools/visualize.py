@@ -7,7 +7,7 @@ import os
 from gw_detectron.data import register_datasets
 from gw_detectron.engine import add_dataset_argument
 from gw_detectron.errors import ends_with_one_line
-from gw_detectron.visualization import (
+from gw_detectron.runs.page import (
     AP_NAMES,
     common_dataset,
     find_sources,

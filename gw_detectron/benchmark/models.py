@@ -17,10 +17,10 @@ from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
-from ..comparison.entries import parse_entries
+from ..config import flatten
 from ..errors import UsageError
 from ..layers import GroupWhitening, set_backend
-from ..results.runs import flatten
+from ..runs.entries import parse_entries
 from .inputs import find_inputs, require_triton
 from .machine import Machine
 from .memory import peak_bytes, saved_bytes

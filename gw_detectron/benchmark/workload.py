@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances, PolygonMasks, pairwise_iou
 from torch import Tensor, nn
 
-from ..config import merge_into
+from .. import config
 from ..errors import building
 
 __all__ = ["build", "describe", "image_size", "load_config", "make_images"]
@@ -32,10 +32,9 @@ def load_config(config_file: str, opts: Sequence[str], device: torch.device) -> 
     the weights stay.
 
     Raises:
-        UsageError: as `merge_into`.
+        UsageError: as `config.load_config`.
     """
-    cfg = get_cfg()
-    merge_into(cfg, config_file, opts)
+    cfg = config.load_config(config_file, opts)
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.DEVICE = device.type
     cfg.SOLVER.BASE_LR = 0.0

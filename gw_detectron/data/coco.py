@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +87,7 @@ def register_datasets(entries: Iterable[Sequence[str]]) -> list[CocoDataset]:
 def adapt_config(
     cfg: CfgNode,
     datasets: Sequence[CocoDataset],
-    config_file: str = "",
-    opts: Sequence[str] = (),
+    stated: Container[str] = (),
     eval_only: bool = False,
 ) -> None:
     """
@@ -96,9 +95,9 @@ def adapt_config(
     and checks that the config and the datasets fit together.
 
     Args:
-        cfg: with `config_file` and `opts` merged, not yet frozen.
+        cfg: not yet frozen.
         datasets: from `register_datasets`. Without any, only the names in `cfg` are checked.
-        config_file, opts: where `cfg` comes from; the values alone do not tell what was stated.
+        stated: the keys whose values were written by the user; see `config.stated_keys`.
         eval_only: `DATASETS.TRAIN` will not be used, so it need not fit.
 
     Raises:
@@ -119,7 +118,7 @@ def adapt_config(
         other_classes = MetadataCatalog.get(name).get("thing_classes")
         if other_classes is not None:
             _require_same_classes(datasets[0].name, datasets[0].classes, name, other_classes)
-    _set_num_classes(cfg, datasets[0], _stated_keys(config_file, opts))
+    _set_num_classes(cfg, datasets[0], stated)
     for dataset in datasets:
         _require_masks(cfg, dataset, in_training=dataset.name in train_names)
         if dataset.name in test_names:
@@ -450,21 +449,7 @@ def _require_in_use(name: str, cfg: CfgNode) -> None:
         )
 
 
-def _stated_keys(config_file: str, opts: Sequence[str]) -> set[str]:
-    """The full names of the keys in a config file, the files it inherits from, and overrides."""
-    keys = set(opts[0::2])
-    if config_file:
-        pending = [("", CfgNode.load_yaml_with_base(config_file, allow_unsafe=True))]
-        while pending:
-            prefix, node = pending.pop()
-            for key, value in node.items():
-                keys.add(prefix + key)
-                if isinstance(value, dict):
-                    pending.append((f"{prefix}{key}.", value))
-    return keys
-
-
-def _set_num_classes(cfg: CfgNode, dataset: CocoDataset, stated: set[str]) -> None:
+def _set_num_classes(cfg: CfgNode, dataset: CocoDataset, stated: Container[str]) -> None:
     """A number that the config states for a head it does not use is left as it is."""
     num_classes = len(dataset.classes)
     used = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"

@@ -2,6 +2,7 @@
 
 from .command_line import (
     add_dataset_argument,
+    add_trust_argument,
     argument_parser,
     evaluate,
     load_config,
@@ -15,6 +16,7 @@ from .trainer import Trainer
 __all__ = [
     "Trainer",
     "add_dataset_argument",
+    "add_trust_argument",
     "argument_parser",
     "evaluate",
     "load_config",

@@ -6,19 +6,18 @@ import os
 from collections import OrderedDict
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ..analysis.limit_warning import warn_over_limit
+from .. import config
 from ..checkpoint import WeightsCheckpointer, require_weights
-from ..config import merge_into
 from ..data.coco import adapt_config, register_datasets, require_files
-from ..device import choose_device
 from ..errors import UsageError
-from ..results.detections import save_detection_sheet
+from ..norms.limit_warning import warn_over_limit
 from .check import check_config
+from .detections import save_detection_sheet
 from .failures import building, explained
 from .launch import checked_by_main_process
 from .output_dir import claimed, require_room, set_up
@@ -35,6 +34,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "there is no GPU and takes COCO-format data from the command line."
     )
     add_dataset_argument(parser)
+    add_trust_argument(parser)
     return parser
 
 
@@ -51,6 +51,15 @@ def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --trust-config, see :func:`gw_detectron.config.read_config_file`."""
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="take YAML tags, which can run code, in every config file",
+    )
+
+
 def load_config(args: argparse.Namespace) -> CfgNode:
     """
     The frozen config that args describe, its datasets registered; writes nothing.
@@ -58,16 +67,16 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         UsageError: on a mistake in the config, the overrides, the datasets or the weights.
     """
-    cfg = get_cfg()
-    merge_into(cfg, args.config_file, args.opts)
+    cfg = config.load_config(args.config_file, args.opts, args.trust_config)
     check_config(cfg, args.eval_only)
     num_processes = max(comm.get_world_size(), args.num_gpus * args.num_machines)
-    if choose_device(cfg, num_processes):
+    if config.choose_device(cfg, num_processes):
         print("No GPU on this machine: running on the CPU.", flush=True)
     if not args.eval_only:
         _check_batch(cfg, num_processes)
     datasets = register_datasets(args.dataset)
-    adapt_config(cfg, datasets, args.config_file, args.opts, args.eval_only)
+    stated = config.stated_keys(args.config_file, args.opts, args.trust_config)
+    adapt_config(cfg, datasets, stated, args.eval_only)
     require_weights(cfg, args.resume)
     for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
         require_files(name)

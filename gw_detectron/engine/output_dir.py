@@ -16,10 +16,10 @@ from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.utils import comm
 
 from ..checkpoint.weights import require_scheme
+from ..config import flatten, read_config_file
 from ..errors import UsageError
 from ..lock import locked
-from ..results.experiment import differences
-from ..results.runs import flatten
+from ..runs.experiment import differences
 from .checkpointer import remove_unfinished
 from .launch import checked_by_main_process
 
@@ -115,7 +115,7 @@ def _require_other_file(config_file: str, cfg: CfgNode) -> None:
     path = Path(cfg.OUTPUT_DIR, "config.yaml")
     if not path.is_file() or not os.path.exists(config_file) or not path.samefile(config_file):
         return
-    written = CfgNode.load_yaml_with_base(config_file, allow_unsafe=True)
+    written = read_config_file(config_file, trust=True)
     if not written.keys() >= cfg.keys():
         raise UsageError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR}: a run keeps its whole config there as config.yaml, and "

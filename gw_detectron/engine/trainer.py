@@ -26,8 +26,8 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from ..analysis.diagnostics_hook import NormDiagnosticsHook
 from ..data.images import ImageMapper
+from ..norms.diagnostics_hook import NormDiagnosticsHook
 from .checkpointer import Checkpointer
 from .evaluators import build_evaluator
 from .failures import building

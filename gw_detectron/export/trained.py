@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
+from .. import config
 from ..checkpoint import WeightsCheckpointer, require_weights
-from ..config import merge_into
 from ..data import adapt_config, register_datasets
 from ..errors import UsageError, building
 
@@ -29,11 +29,10 @@ def load_config(
     Raises:
         UsageError: on a mistake in any of it, or missing weights.
     """
-    cfg = get_cfg()
-    merge_into(cfg, config_file, opts)
+    cfg = config.load_config(config_file, opts)
     registered = register_datasets(datasets)
     cfg.DATASETS.TEST = tuple(name for name in cfg.DATASETS.TEST if name in DatasetCatalog)
-    adapt_config(cfg, registered, config_file, opts, eval_only=True)
+    adapt_config(cfg, registered, config.stated_keys(config_file, opts), eval_only=True)
     if not cfg.MODEL.WEIGHTS:
         raise UsageError("export needs trained weights: add MODEL.WEIGHTS FILE")
     require_weights(cfg)

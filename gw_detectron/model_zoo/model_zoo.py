@@ -1,9 +1,9 @@
 import difflib
-from pathlib import Path
 
-from detectron2.config import CfgNode, LazyConfig, get_cfg
+from detectron2.config import CfgNode, LazyConfig
 from omegaconf import DictConfig
 
+from ..config import CONFIGS, load_config
 from ..errors import UsageError
 
 _SUFFIXES = (".yaml", ".py")
@@ -26,7 +26,7 @@ def get_config_file(config_path: str) -> str:
         raise UsageError(
             f"no config {config_path!r} in gw_detectron; nearest: {', '.join(nearest)}"
         )
-    return str(_configs_dir() / config_path)
+    return str(CONFIGS / config_path)
 
 
 def get_config(config_path: str) -> CfgNode | DictConfig:
@@ -39,18 +39,10 @@ def get_config(config_path: str) -> CfgNode | DictConfig:
     file = get_config_file(config_path)
     if file.endswith(".py"):
         return LazyConfig.load(file)
-    cfg = get_cfg()
-    cfg.merge_from_file(file)
-    return cfg
-
-
-def _configs_dir() -> Path:
-    """A wheel has the folder beside this file (setup.py puts it there), a checkout at its top."""
-    installed = Path(__file__).parent / "configs"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+    return load_config(file)
 
 
 def _list_configs() -> list[str]:
-    root = _configs_dir()
+    root = CONFIGS
     files = (path for path in root.rglob("*") if path.suffix in _SUFFIXES)
     return sorted(path.relative_to(root).as_posix() for path in files)

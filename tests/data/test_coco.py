@@ -11,6 +11,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from gw_detectron.config import stated_keys
 from gw_detectron.data import adapt_config, coco, register_datasets
 from gw_detectron.errors import UsageError
 
@@ -281,12 +282,12 @@ def test_stated_number_that_contradicts_is_one_line(write, tmp_path, in_file):
     """80 is also Detectron2's default, so that the value alone does not tell."""
     datasets = register_datasets([write(_content())])
     text = "MODEL: {ROI_HEADS: {NUM_CLASSES: 80}}"
-    where = (
-        {"config_file": _yaml_with_base(tmp_path, text)}
+    stated = (
+        stated_keys(_yaml_with_base(tmp_path, text), [])
         if in_file
-        else {"opts": ["MODEL.ROI_HEADS.NUM_CLASSES", "80"]}
+        else stated_keys("", ["MODEL.ROI_HEADS.NUM_CLASSES", "80"])
     )
-    message = _message(adapt_config, _config(), datasets, **where)
+    message = _message(adapt_config, _config(), datasets, stated)
     assert "MODEL.ROI_HEADS.NUM_CLASSES = 80" in message and "mine has 2" in message
     assert message.endswith("add MODEL.ROI_HEADS.NUM_CLASSES 2")
 
@@ -294,19 +295,18 @@ def test_stated_number_that_contradicts_is_one_line(write, tmp_path, in_file):
 def test_stated_number_that_agrees_is_kept(write, tmp_path):
     datasets = register_datasets([write(_content())])
     cfg = _config(**{"MODEL.ROI_HEADS.NUM_CLASSES": 2})
-    path = _yaml_with_base(tmp_path, "MODEL: {ROI_HEADS: {NUM_CLASSES: 2}}")
-    adapt_config(cfg, datasets, config_file=path)
+    adapt_config(cfg, datasets, stated={"MODEL.ROI_HEADS.NUM_CLASSES"})
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
 
 
 def test_number_of_a_head_not_in_use_may_contradict(write):
     datasets = register_datasets([write(_content())])
     cfg = _config(**{"MODEL.META_ARCHITECTURE": "RetinaNet"})
-    adapt_config(cfg, datasets, opts=["MODEL.ROI_HEADS.NUM_CLASSES", "80"])
+    adapt_config(cfg, datasets, stated={"MODEL.ROI_HEADS.NUM_CLASSES"})
     assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES) == (80, 2)
     with pytest.raises(UsageError, match="RETINANET"):
         cfg.MODEL.RETINANET.NUM_CLASSES = 80
-        adapt_config(cfg, datasets, opts=["MODEL.RETINANET.NUM_CLASSES", "80"])
+        adapt_config(cfg, datasets, stated={"MODEL.RETINANET.NUM_CLASSES"})
 
 
 def test_dataset_that_the_config_does_not_name_is_one_line(write):

@@ -14,7 +14,6 @@ import sys
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.engine import create_ddp_model
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -24,7 +23,7 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
 from gw_detectron import engine
-from gw_detectron.config import merge_into
+from gw_detectron.config import load_config
 from gw_detectron.errors import UsageError
 from gw_detectron.layers import GroupWhitening
 
@@ -96,8 +95,7 @@ def make_samples():
 
 def train_a_mask_head_on_uneven_regions():
     """One process's images have an object each, so that the other's mask head gets no regions."""
-    cfg = get_cfg()
-    merge_into(cfg, MASK_CONFIG, TINY)
+    cfg = load_config(MASK_CONFIG, TINY)
     cfg.MODEL.DEVICE, cfg.MODEL.ROI_MASK_HEAD.NORM = "cpu", "GW(num_groups=16)"
     torch.manual_seed(0)
     model = create_ddp_model(build_model(cfg), device_ids=None, broadcast_buffers=False)

@@ -12,7 +12,7 @@ from detectron2.utils.events import EventStorage
 from gw_detectron import engine
 from gw_detectron.engine.failures import explained
 from gw_detectron.errors import UsageError
-from gw_detectron.results.runs import read_run
+from gw_detectron.runs.run import read_run
 
 from .commands import ROOT, arguments, command
 

@@ -18,7 +18,7 @@ QUICKSTART = "quickstart/mask_rcnn_R_18_FPN_gw.yaml"
 
 @pytest.fixture
 def own_configs(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_zoo.model_zoo, "_configs_dir", lambda: tmp_path)
+    monkeypatch.setattr(model_zoo.model_zoo, "CONFIGS", tmp_path)
     return tmp_path
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("detectron2")
 import analyze_config
 from gw_detectron.errors import UsageError
 
-from ..analysis.models import FULLY_CONNECTED, QUICKSTART
+from ..norms.models import FULLY_CONNECTED, QUICKSTART
 
 TOOL = Path(__file__).parents[2] / "tools" / "analyze_config.py"
 

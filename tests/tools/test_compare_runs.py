@@ -11,7 +11,7 @@ pytest.importorskip("detectron2")
 import compare_runs
 from gw_detectron.errors import UsageError
 
-from ..results.synthetic import everywhere, train_record, write_run
+from ..runs.synthetic import everywhere, train_record, write_run
 
 TOOL = Path(__file__).parents[2] / "tools" / "compare_runs.py"
 

@@ -12,7 +12,7 @@ pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from gw_detectron.pretraining.data import list_images
+from gw_detectron.engine.pretraining.data import list_images
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "crop_objects.py"
 

@@ -10,11 +10,10 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-from detectron2.config import get_cfg
 from PIL import Image
 
 import make_docs
-from gw_detectron.config import merge_into
+from gw_detectron.config import load_config
 from gw_detectron.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -184,7 +183,7 @@ def test_a_command_of_the_tour_is_one_that_its_tool_takes(step, tmp_path, monkey
         Path(file.file).write_text(file.text)
     if getattr(args, "config_file", None):
         is_written_by_a_run = args.config_file.startswith("output/")
-        merge_into(get_cfg(), "" if is_written_by_a_run else args.config_file, args.opts)
+        load_config("" if is_written_by_a_run else args.config_file, args.opts)
 
 
 @pytest.mark.parametrize("step", tour_steps("script"), ids=name)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..pretraining.commands import CONFIGS, command, remove_checkpoints
-from ..pretraining.images import CLASSES, draw_folder
+from ..engine.pretraining.commands import CONFIGS, command, remove_checkpoints
+from ..engine.pretraining.images import CLASSES, draw_folder
 
 TOOL = Path(__file__).parents[2] / "tools" / "pretrain_imagenet.py"
 

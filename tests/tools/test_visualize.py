@@ -9,8 +9,7 @@ pytest.importorskip("detectron2")
 import visualize
 from gw_detectron.errors import UsageError
 
-from ..results.synthetic import everywhere
-from ..visualization.synthetic import (
+from ..runs.page.synthetic import (
     DOG,
     TWO_DOGS,
     detection,
@@ -20,6 +19,7 @@ from ..visualization.synthetic import (
     write_json,
     write_tested_run,
 )
+from ..runs.synthetic import everywhere
 
 TOOL = Path(__file__).parents[2] / "tools" / "visualize.py"
 

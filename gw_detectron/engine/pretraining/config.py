@@ -1,0 +1,150 @@
+"""Pre-training's config keys, and its schedule: in epochs here, in iterations for Detectron2."""
+
+from detectron2.config import CfgNode
+
+from ...errors import UsageError
+
+# Detectron2's keys that count iterations -> the key in epochs that takes their place here
+_EPOCHS_FOR = {
+    "SOLVER.MAX_ITER": "EPOCHS",
+    "SOLVER.STEPS": "STEPS",
+    "SOLVER.WARMUP_ITERS": "WARMUP_EPOCHS",
+    "SOLVER.CHECKPOINT_PERIOD": "CHECKPOINT_EPOCHS",
+    "TEST.EVAL_PERIOD": "EVAL_EPOCHS",
+}
+
+
+def add_pretraining_config(cfg: CfgNode) -> None:
+    """
+    Adds PRETRAINING, with the paper's recipe as its defaults, to cfg.
+
+    Only this tool's configs have it, so that detectors' config.yaml files don't carry it about.
+    """
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("val",)  # folders in PRETRAINING.DATA
+
+    cfg.PRETRAINING = node = CfgNode()
+    # The folder whose train/ and val/ have one folder of images a class
+    node.DATA = ""
+    # 0 = as many as there are folders
+    node.NUM_CLASSES = 0
+
+    # Takes the place of SOLVER.MAX_ITER; an epoch has as many images as train/
+    node.EPOCHS = 100
+    # Of SOLVER.STEPS: the epochs after which the learning rate is multiplied by SOLVER.GAMMA
+    node.STEPS = (30, 60, 90)
+    # Of SOLVER.WARMUP_ITERS
+    node.WARMUP_EPOCHS = 0
+    # Of SOLVER.CHECKPOINT_PERIOD
+    node.CHECKPOINT_EPOCHS = 1
+    # Of TEST.EVAL_PERIOD; 0 = only at the end
+    node.EVAL_EPOCHS = 1
+
+    # Pixels. Training: the side of the square that random crops are scaled to
+    node.SIZE_TRAIN = 224
+    # Evaluation: what the shorter side is scaled to, then the side of the square in the centre
+    node.RESIZE_TEST = 256
+    node.SIZE_TEST = 224
+
+    # A running average of the weights, average += (1 - DECAY) * (weights - average), evaluated
+    # beside the weights themselves; it is the average that detectors get
+    node.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9999})
+
+
+def with_schedule(cfg: CfgNode, num_images: int) -> CfgNode:
+    """
+    A copy of cfg with Detectron2's keys in iterations set from PRETRAINING's in epochs.
+
+    Args:
+        num_images: the number of training images.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+
+    def iterations(epochs: int) -> int:
+        return max(1, round(epochs * num_images / cfg.SOLVER.IMS_PER_BATCH)) if epochs else 0
+
+    pretraining = cfg.PRETRAINING
+    cfg.SOLVER.MAX_ITER = iterations(pretraining.EPOCHS)
+    cfg.SOLVER.STEPS = tuple(map(iterations, pretraining.STEPS))
+    cfg.SOLVER.WARMUP_ITERS = iterations(pretraining.WARMUP_EPOCHS)
+    cfg.SOLVER.CHECKPOINT_PERIOD = iterations(pretraining.CHECKPOINT_EPOCHS)
+    cfg.TEST.EVAL_PERIOD = iterations(pretraining.EVAL_EPOCHS)
+    cfg.freeze()
+    return cfg
+
+
+def check_config(cfg: CfgNode, defaults: CfgNode, world_size: int) -> None:
+    """
+    Args:
+        defaults: cfg as it was before anything was merged into it.
+        world_size: the number of processes that share a batch.
+
+    Raises:
+        UsageError: where cfg asks for what pre-training does in another way, or can't do.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "ImageClassifier":
+        raise UsageError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not an ImageClassifier; "
+            "take a --config-file in configs/ImageNet-Classification"
+        )
+    _check_schedule(cfg, defaults)
+    _check_input(cfg)
+    _check_training_from_scratch(cfg)
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if not cfg.SOLVER.REFERENCE_WORLD_SIZE and (batch < 1 or batch % world_size):
+        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {world_size} GPUs")
+    if not 0 <= cfg.PRETRAINING.EMA.DECAY < 1:
+        raise UsageError(
+            f"PRETRAINING.EMA.DECAY {cfg.PRETRAINING.EMA.DECAY} is not at least 0 and below 1"
+        )
+
+
+def _check_schedule(cfg: CfgNode, defaults: CfgNode) -> None:
+    for key, epochs in _EPOCHS_FOR.items():
+        node, name = key.split(".")
+        if cfg[node][name] != defaults[node][name]:
+            raise UsageError(
+                f"{key} {cfg[node][name]}: pre-training counts in epochs; "
+                f"set PRETRAINING.{epochs} instead"
+            )
+    pretraining = cfg.PRETRAINING
+    for name in ("EPOCHS", "CHECKPOINT_EPOCHS"):
+        if pretraining[name] < 1:
+            raise UsageError(f"PRETRAINING.{name} {pretraining[name]} is below 1")
+    steps = tuple(pretraining.STEPS)
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and list(steps) != sorted(
+        {s for s in steps if 0 < s < pretraining.EPOCHS}
+    ):
+        raise UsageError(
+            f"PRETRAINING.STEPS {steps} should rise and lie between 0 and PRETRAINING.EPOCHS "
+            f"{pretraining.EPOCHS}"
+        )
+
+
+def _check_input(cfg: CfgNode) -> None:
+    if cfg.INPUT.FORMAT != "RGB":
+        raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT}: pre-training reads RGB")
+    pretraining = cfg.PRETRAINING
+    if not 0 < pretraining.SIZE_TEST <= pretraining.RESIZE_TEST:
+        raise UsageError(
+            f"PRETRAINING.SIZE_TEST {pretraining.SIZE_TEST} does not fit in "
+            f"PRETRAINING.RESIZE_TEST {pretraining.RESIZE_TEST}"
+        )
+    if len(cfg.DATASETS.TRAIN) != 1:
+        raise UsageError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} is not one folder of DATA")
+
+
+def _check_training_from_scratch(cfg: CfgNode) -> None:
+    if cfg.MODEL.WEIGHTS:
+        return
+    norms = (cfg.MODEL.RESNETS.NORM, cfg.MODEL.GW.BASE_NORM)
+    if "FrozenBN" in norms:
+        raise UsageError(
+            "FrozenBN has no statistics before there are weights: use BN for MODEL.RESNETS.NORM "
+            "and MODEL.GW.BASE_NORM; the detectors freeze it"
+        )
+    if cfg.MODEL.BACKBONE.FREEZE_AT:
+        raise UsageError(
+            f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} would keep random weights; "
+            "use 0"
+        )

@@ -1,0 +1,126 @@
+import json
+import statistics
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import SimpleTrainer, hooks
+from detectron2.utils.events import JSONWriter
+from torch import nn
+
+from gw_detectron import engine
+from gw_detectron.data import register_shapes
+from gw_detectron.errors import UsageError
+from gw_detectron.layers import GroupWhitening
+from gw_detectron.norms.diagnostics_hook import NormDiagnosticsHook
+
+from .models import QUICKSTART
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            GroupWhitening(8, num_groups=4),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Conv2d(8, 8, 3),
+            nn.BatchNorm2d(8),
+        )
+
+    def forward(self, x):
+        return {"loss": self.body(x).square().mean()}
+
+
+def train(folder, period, last=False):
+    """Four iterations, then (the weights, the records of metrics.json)."""
+    torch.manual_seed(0)
+    model = Model()
+    images = [torch.randn(2, 3, 12, 12) for _ in range(4)]
+    trainer = SimpleTrainer(model, images, torch.optim.SGD(model.parameters(), 0.1))
+    folder.mkdir()
+    path = folder / "metrics.json"
+    registered = [
+        # as Detectron2's evaluation does
+        hooks.EvalHook(2, lambda: model(images[0]) and None),
+        hooks.PeriodicWriter([JSONWriter(str(path))], period=2),
+    ]
+    if period:
+        hook = NormDiagnosticsHook(model, period)
+        registered = [*registered, hook] if last else [hook, *registered]
+    trainer.register_hooks(registered)
+    trainer.train(0, 4)
+    assert not any(module._forward_hooks for module in model.modules())
+    return model.state_dict(), [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def of_norms(record):
+    return {key: value for key, value in record.items() if key.startswith("norm_")}
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_scalars_are_written_and_the_weights_are_those_of_training_without_it(tmp_path, last):
+    weights, without = train(tmp_path / "without", period=0)
+    watched_weights, records = train(tmp_path / "with", period=2, last=last)
+    assert all(map(torch.equal, weights.values(), watched_weights.values()))
+    losses, losses_without = (
+        [record["total_loss"] for record in written] for written in (records, without)
+    )
+    assert losses == losses_without and len(losses) == 2
+
+    assert not any(map(of_norms, without))
+    diagnosed = {record["iteration"]: of_norms(record) for record in records if of_norms(record)}
+    assert list(diagnosed) == [1, 3]
+    for scalars in diagnosed.values():
+        assert set(scalars) == {
+            f"norm_{statistic}/{name}"
+            for statistic in (
+                "condition_before", "condition_after", "first_share_before", "first_share_after",
+                "variance_after",
+            )
+            for name in ("body.1", "body.5", "median")
+        }  # fmt: skip
+        assert scalars["norm_condition_after/body.1"] < scalars["norm_condition_before/body.1"]
+        of_layers = [scalars[f"norm_variance_after/{name}"] for name in ("body.1", "body.5")]
+        assert scalars["norm_variance_after/median"] == statistics.median(of_layers)
+
+
+def test_a_model_in_another_keeps_its_names():
+    class Parallel(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    hook = NormDiagnosticsHook(Parallel(model := Model()), 1)
+    assert hook._model is model
+
+
+@pytest.mark.parametrize(
+    "model, period, message",
+    [(Model(), -1, "DIAGNOSTICS_PERIOD.*-1"), (nn.Conv2d(3, 8, 3), 1, "no norm")],
+)
+def test_a_mistake_is_told_before_training(model, period, message):
+    with pytest.raises(UsageError, match=message):
+        NormDiagnosticsHook(model, period)
+
+
+def test_the_config_key_turns_it_on(tmp_path):
+    register_shapes(name := f"diagnosed {tmp_path.name}", str(tmp_path), num_train=4, num_val=2)
+    cfg = get_cfg()
+    assert cfg.MODEL.GW.DIAGNOSTICS_PERIOD == 0
+    cfg.merge_from_file(QUICKSTART)
+    cfg.merge_from_list([
+        "MODEL.GW.DIAGNOSTICS_PERIOD", "2", "DATASETS.TRAIN", f"('{name}_train',)",
+        "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()",
+        "SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)", "MODEL.DEVICE", "cpu",
+        "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32",
+        "OUTPUT_DIR", str(tmp_path),
+    ])  # fmt: skip
+    engine.Trainer(cfg).train()
+    record = json.loads((tmp_path / "metrics.json").read_text().splitlines()[0])
+    name = "backbone.bottom_up.res5.1.conv2"
+    before, after = (record[f"norm_condition_{place}/{name}"] for place in ("before", "after"))
+    assert record["iteration"] == 1 and 1 <= after < before
+    for path in tmp_path.glob("*.pth"):
+        path.unlink()

@@ -1,0 +1,99 @@
+import csv
+import re
+
+import pytest
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+
+from gw_detectron.errors import UsageError
+from gw_detectron.layers import GroupWhitening
+from gw_detectron.norms.layers import NormLayer
+from gw_detectron.norms.report import save_csv, terminal_report
+from gw_detectron.norms.trace import Trace
+
+LAYERS = [
+    NormLayer("stem", FrozenBatchNorm2d(64), ((20, 30),)),
+    NormLayer("lateral", nn.GroupNorm(32, 256), ((5, 4),)),
+    NormLayer("box_head", GroupWhitening(256), ((7, 7),), regions=512),
+    NormLayer("fc", GroupWhitening(1024), ((),), regions=512),
+    NormLayer("head", GroupWhitening(256, 16, method="zca"), ((3, 3), (1, 1))),
+]
+TRACE = Trace(LAYERS, flops=10_000_000_000)
+
+
+def columns(line):
+    return re.split(r"\s{2,}", line)
+
+
+@pytest.fixture
+def lines():
+    return terminal_report(TRACE, in_color=False).splitlines()
+
+
+def test_a_line_tells_all_of_a_layer(lines):
+    assert columns(lines[0]) == [
+        "layer", "norm", "C", "size", "g", "T", "m", "constraints", "share", "limit", "max g",
+        "+GFLOPs", "+MB", "1/10", "1/g", "1/10g", "verdict", "suggestion",
+    ]  # fmt: skip
+    table = {columns(line)[0]: columns(line)[1:] for line in lines[2:7]}
+    # 512 regions of 2 * 64 * 12544 + 12 * 64^3 products; of 4 * (2 * 64^2 - 64) bytes
+    assert table["box_head"] == [
+        "GW", "256", "512 of 7x7", "64", "5", "196", "2144", "17%", "156", "128",
+        "2.43", "16.65", "0.51%", "41%", "91%", "fine", "T=7",
+    ]  # fmt: skip
+    assert table["fc"][2:9] == ["512 of 1", "64", "5", "16", "2144", "209%", "43"]
+    assert table["fc"][-2:] == ["over the limit", "g=16"]
+    assert table["lateral"] == [
+        "GN", "256", "5x4", "32", "-", "160", "64", "1.2%", "2560", "256", *"-----", "fine",
+    ]  # fmt: skip
+    assert table["stem"] == ["FrozenBN", "64", "20x30", "-", "-", "-", "0", "0%", *"--------"]
+    # 152 constraints on 256 values at the smaller of two calls; nothing missing
+    assert table["head"][2:5] == ["1 of 2: 1x1", "16", "-"]
+    assert table["head"][-5:] == ["0%", "0%", "0%", "tight", "g=8"]
+
+
+def test_totals_and_notes_follow(lines):
+    text = " ".join(" ".join(lines).split())
+    assert "5 norms: 1 FrozenBN, 1 GN, 3 GW. GN and GW: 2 fine, 1 tight, 1 over the limit." in text
+    flops = 512 * (2 * 64 * 12544 + 2 * 64 * 1024 + 2 * 12 * 64**3)  # of the region heads
+    flops += 2 * 16 * 256 * 10 + 2 * 5.5 * 16**3
+    assert f"{flops / 1e9:+.1f} GFLOPs forward to the 10.0" in text
+    assert "(+41.1%), +33.3 MB" in text
+    assert "Over the limit" in text and "fc (GW, num_groups 64 on 1024 values" in text
+    assert "Small output: with 64 groups" in text
+
+
+def test_without_gw_there_is_no_cost():
+    report = terminal_report(Trace(LAYERS[:2], flops=1), in_color=False)
+    assert report.endswith(
+        "2 norms: 1 FrozenBN, 1 GN. GN and GW: 1 fine, 0 tight, 0 over the limit.\n"
+    )
+
+
+def test_color_marks_what_is_not_fine_and_moves_nothing():
+    plain = terminal_report(TRACE, in_color=False)
+    colored = terminal_report(TRACE, in_color=True)
+    assert "\033[31mover the limit\033[0m" in colored and "\033[33mtight\033[0m" in colored
+    assert colored.count("\033[0m") == 2
+    assert re.sub(r"\033\[\d+m", "", colored) == plain
+
+
+def test_csv_has_unrounded_numbers(tmp_path):
+    path = tmp_path / "new" / "norms.csv"
+    save_csv(TRACE, str(path))
+    rows = {row["layer"]: row for row in csv.DictReader(path.open())}
+    assert list(rows) == [layer.name for layer in LAYERS]
+    box_head = rows["box_head"]
+    assert float(box_head["share"]) == 2144 / 12544
+    assert float(box_head["missing at 1/10"]) == pytest.approx(0.005105, abs=1e-6)
+    assert int(box_head["extra flops a sample"]) == 4_751_360
+    assert int(box_head["extra flops an image"]) == 512 * 4_751_360
+    assert (box_head["values a group"], box_head["suggested iterations"]) == ("196", "7")
+    assert (rows["fc"]["verdict"], rows["fc"]["suggested groups"]) == ("over the limit", "16")
+    assert rows["head"]["sizes"] == "3x3 1x1"
+    assert rows["stem"]["groups"] == rows["stem"]["limit"] == ""
+
+
+def test_a_csv_that_cannot_be_written_is_said(tmp_path):
+    with pytest.raises(UsageError, match=f"{tmp_path}: Is a directory"):
+        save_csv(TRACE, str(tmp_path))
