@@ -18,9 +18,8 @@ from detectron2.utils import comm
 from ..checkpoint.weights import require_scheme
 from ..config import flatten, read_config_file
 from ..errors import UsageError
-from ..lock import locked
+from ..files import locked, remove_unfinished
 from ..runs.experiment import differences
-from .checkpointer import remove_unfinished
 from .launch import checked_by_main_process
 
 logger = logging.getLogger("detectron2.gw")
