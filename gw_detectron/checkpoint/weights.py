@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlparse
 
 from detectron2.config import CfgNode
@@ -42,15 +42,6 @@ class WeightsHandler(PathHandler):
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return str(find_weights(path))
-
-    def _open(self, path: str, mode: str = "r", **kwargs: Any) -> IO:
-        return PathManager.open(str(find_weights(path)), mode, **kwargs)
-
-    def _exists(self, path: str, **kwargs: Any) -> bool:
-        return _locate(path).exists()
-
-    def _isfile(self, path: str, **kwargs: Any) -> bool:
-        return _locate(path).is_file()
 
 
 def register_weights() -> None:
