@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
-from ..lock import LOCK_FILE
+from ..files import LOCK_FILE
 from .experiment import differences
 
 __all__ = ["State"]
