@@ -67,14 +67,6 @@ class WeightsCheckpointer(DetectionCheckpointer):
         return load_values(filename)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        shapes = {name: (theirs, ours) for name, theirs, ours in incompatible.incorrect_shapes}
-        absent = {*incompatible.missing_keys, *shapes}
-        parameters = [name for name, _ in self.model.named_parameters()]
-        if parameters and absent.issuperset(parameters):
-            raise UsageError(
-                f"{self._file} has nothing of this model: its {self._first_name} is not there or "
-                f"of another shape, and so for all; the model's names are like {parameters[0]}"
-            )
         state = self.model.state_dict()
         convolutions = {name: found for name in state if (found := _CONVOLUTION.search(name))}
         blocks, stages = ({found[n] for found in convolutions.values()} for n in (1, 2))
@@ -89,6 +81,14 @@ class WeightsCheckpointer(DetectionCheckpointer):
             raise UsageError(
                 f"{self._file} has blocks that the model has not, first that of {deeper[0]}: "
                 "these are weights of another MODEL.RESNETS.DEPTH"
+            )
+        shapes = {name: (theirs, ours) for name, theirs, ours in incompatible.incorrect_shapes}
+        absent = {*incompatible.missing_keys, *shapes}
+        parameters = [name for name, _ in self.model.named_parameters()]
+        if parameters and absent.issuperset(parameters):
+            raise UsageError(
+                f"{self._file} has nothing of this model: its {self._first_name} is not there or "
+                f"of another shape, and so for all; the model's names are like {parameters[0]}"
             )
         unfit = sorted(convolutions.keys() & absent)
         if unfit and len(unfit) < len(convolutions):

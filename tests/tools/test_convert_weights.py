@@ -1,9 +1,7 @@
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from torchvision.models import resnet18
 
@@ -34,11 +32,3 @@ def test_a_mistake_is_one_line(tmp_path):
     assert result.stderr == (
         f"convert_weights.py: error: {missing} can't be read: No such file or directory\n"
     )
-
-
-@pytest.mark.parametrize("name", ["convert_weights.py", "crop_objects.py"])
-def test_help_has_an_example_and_imports_nothing_large(name):
-    command = [sys.executable, "-X", "importtime", str(TOOL.with_name(name)), "--help"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert f"example:\n  {'python tools/' * (name == TOOL.name)}{name} " in result.stdout
-    assert not re.search(r"\| +(torch|detectron2|gw_detectron)$", result.stderr, re.MULTILINE)
