@@ -31,11 +31,30 @@ class ImageMapper:
             return self._mapper(record)
         except SizeMismatchError as error:
             raise UsageError(f"the annotations do not fit the image {path}: {error}") from error
-        except UsageError:
-            raise
         except Exception:
-            read(path, "BGR")
+            read(path, "BGR")  # tells whether it was the image
             raise
+
+
+def read(path: str, format: str) -> np.ndarray:
+    """
+    Detectron2's read_image: uint8, (H, W, 3), turned upright by what a camera has noted.
+
+    Args:
+        format: "RGB" or "BGR".
+
+    Raises:
+        UsageError: it can't be read, or has more than 8 bits.
+    """
+    try:
+        _require_8_bits(path)
+        return read_image(path, format)
+    except UsageError:
+        raise
+    except Exception as error:  # any kind, on a file that isn't what it should be
+        raise UsageError(
+            f"the image {path} can't be read: {one_line(error)}; mend it, or leave it out"
+        ) from error
 
 
 def _require_8_bits(path: str) -> None:
@@ -45,19 +64,3 @@ def _require_8_bits(path: str) -> None:
                 f"the image {path} has more than 8 bits, values up to {image.getextrema()[1]}: "
                 "scale it to 0 to 255 and save it with 8"
             )
-
-
-def read(path: str, format: str) -> np.ndarray:
-    """
-    Detectron2's read_image: uint8, (H, W, 3).
-
-    Raises:
-        UsageError: it can't be read.
-    """
-    try:
-        return read_image(path, format)
-    except Exception as error:  # any kind, on a file that isn't what it should be
-        raise UsageError(
-            f"the image {path} can't be read: {one_line(error)}; mend it, or take it out of the "
-            "annotations"
-        ) from error

@@ -12,12 +12,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.utils import comm
+from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 from torchvision import transforms
 from torchvision.datasets import folder
 from tqdm import tqdm
 
-from ...errors import UsageError, one_line
+from ...data.images import read
+from ...errors import UsageError
 
 
 def find_classes(cfg: CfgNode, names: tuple[str, ...]) -> list[str]:
@@ -90,10 +92,7 @@ class ImageMapper:
 
     def __call__(self, sample: tuple[str, int]) -> dict[str, torch.Tensor | int]:
         path, label = sample
-        try:
-            image = folder.default_loader(path)
-        except Exception as error:  # what a decoder raises on bad bytes is anything
-            raise UsageError(f"the image {path} can't be read: {one_line(error)}") from error
+        image = Image.fromarray(read(path, "RGB"))
         return {"image": self.transform(image), "label": label}
 
 
