@@ -6,15 +6,12 @@ Importing this package registers the prefix `gw://` with Detectron2's PathManage
 
 from .checkpointer import WeightsCheckpointer, read_state_dict
 from .convert import convert_file
-from .weights import find_weights, register_weights, require_weights
-
-register_weights()
+from .weights import find_weights, require_weights
 
 __all__ = [
     "WeightsCheckpointer",
     "convert_file",
     "find_weights",
     "read_state_dict",
-    "register_weights",
     "require_weights",
 ]

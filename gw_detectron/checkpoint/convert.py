@@ -122,40 +122,12 @@ def convert(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, str]:
         shapes["linear.weight"] = (num_classes, 8 * figures["RES2_OUT_CHANNELS"])
         shapes["linear.bias"] = (num_classes,)
     norms = _recognise_norms(state, shapes)
-    sources = {
-        name: torchvision_name(name)
-        for name in shapes
+    shapes = {
+        name: shape
+        for name, shape in shapes.items()
         if "running_" not in name or norms[name.rpartition(".")[0]] == "BN"
     }
-    state = {name: t for name, t in state.items() if not name.endswith(".num_batches_tracked")}
-    tensors = {
-        name: state[source].squeeze() if ".norm." in name else state[source]
-        for name, source in sources.items()
-        if source in state
-    }
-    problems = {
-        "missing": [sources[name] for name in sources.keys() - tensors.keys()],
-        "left over": state.keys() - sources.values(),
-        "misshapen": [
-            f"{sources[name]} {tuple(tensor.shape)} instead of {shapes[name]}"
-            for name, tensor in tensors.items()
-            if tensor.shape != shapes[name]
-        ],
-        "no floating-point numbers": [n for n, t in state.items() if not t.is_floating_point()],
-        "infinite or not a number, in float32": [
-            n for n, t in state.items() if not t.float().isfinite().all()
-        ],
-        "negative variances": [n for n, t in state.items() if n.endswith("_var") and t.lt(0).any()],
-    }
-    found = [f"{what}: {_list(names)}" for what, names in problems.items() if names]
-    if found:
-        raise UsageError(f"not the tensors of a {name}; {'; '.join(found)}")
-    # Copies, as a view would drag what lies around it into the file
-    tensors = {
-        name: t.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        for name, t in tensors.items()
-    }
-    return tensors, network, _describe(norms)
+    return _rename(state, shapes, name), network, _describe(norms)
 
 
 def _recognise(state: dict[str, Tensor]) -> dict[str, int]:
@@ -252,6 +224,41 @@ def _describe(norms: dict[str, str]) -> str:
         return f"at no MODEL.GW.POSITIONS: {places}, {base} elsewhere ({counts})"
     positions = "-".join(["S1"] * ("stem" in others) + [f"B{digits}"] * bool(digits))
     return f"{positions} {others.popitem()[1]} over {base} ({counts})"
+
+
+def _rename(
+    state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], network: str
+) -> dict[str, Tensor]:
+    """The tensors of these names and shapes; UsageError where these are not all there is."""
+    sources = {name: torchvision_name(name) for name in shapes}
+    state = {name: t for name, t in state.items() if not name.endswith(".num_batches_tracked")}
+    tensors = {
+        name: state[source].squeeze() if ".norm." in name else state[source]
+        for name, source in sources.items()
+        if source in state
+    }
+    problems = {
+        "missing": [sources[name] for name in sources.keys() - tensors.keys()],
+        "left over": state.keys() - sources.values(),
+        "misshapen": [
+            f"{sources[name]} {tuple(tensor.shape)} instead of {shapes[name]}"
+            for name, tensor in tensors.items()
+            if tensor.shape != shapes[name]
+        ],
+        "no floating-point numbers": [n for n, t in state.items() if not t.is_floating_point()],
+        "infinite or not a number, in float32": [
+            n for n, t in state.items() if not t.float().isfinite().all()
+        ],
+        "negative variances": [n for n, t in state.items() if n.endswith("_var") and t.lt(0).any()],
+    }
+    found = [f"{what}: {_list(names)}" for what, names in problems.items() if names]
+    if found:
+        raise UsageError(f"not the tensors of a {network}; {'; '.join(found)}")
+    # Copies, as a view would drag what lies around it into the file
+    return {
+        name: t.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        for name, t in tensors.items()
+    }
 
 
 def _list(names: Collection[str]) -> str:

@@ -44,9 +44,7 @@ class WeightsHandler(PathHandler):
         return str(find_weights(path))
 
 
-def register_weights() -> None:
-    """Makes Detectron2's PathManager know `gw://`; harmless twice."""
-    PathManager.register_handler(WeightsHandler(), allow_override=True)
+PathManager.register_handler(WeightsHandler(), allow_override=True)
 
 
 def find_weights(path: str) -> Path:
@@ -56,7 +54,8 @@ def find_weights(path: str) -> Path:
     Raises:
         UsageError: it isn't there; the line says where to get it and how to convert or train it.
     """
-    file = _locate(path)
+    folder = Path(os.environ.get("GW_WEIGHTS") or "weights").expanduser()
+    file = folder / path.removeprefix(PREFIX)
     if not file.is_file():
         raise UsageError(
             f"{path}: there is no {file.name} in the folder {file.parent} "
@@ -97,11 +96,6 @@ def require_scheme(key: str, path: str) -> None:
             f"{key} {path}: nothing here reads or writes {path.partition('://')[0]}://, only "
             + ", ".join(prefixes)
         )
-
-
-def _locate(path: str) -> Path:
-    folder = Path(os.environ.get("GW_WEIGHTS") or "weights").expanduser()
-    return folder / path.removeprefix(PREFIX)
 
 
 def _explain_how_to_get(file: Path) -> str:
