@@ -61,10 +61,11 @@ def find_sources(
     sources: list[tuple[str, str, Run | str]] = []
     left_out: list[str] = []
     for text in texts:
-        at = next((i for i in _starts(text) if os.path.exists(text[i:])), None)
-        if at is None:
+        ends = [match.start() for match in re.finditer("=", text)]  # a path may have a "=", too
+        parts = [("", text), *((text[:end], text[end + 1 :]) for end in ends)]
+        label, path = next((part for part in parts if os.path.exists(part[1])), ("", ""))
+        if not path:
             raise UsageError(f"there is no run directory or results file {text}")
-        label, path = text[: max(0, at - 1)], text[at:]
         if os.path.isfile(path):
             name = os.path.splitext(os.path.basename(path))[0]
             sources.append((label or name, path, path))
@@ -77,11 +78,6 @@ def find_sources(
         left_out += unusable
     labels, paths, found = zip(*sources, strict=True)
     return dict(zip(tell_apart(labels, paths), found, strict=True)), left_out
-
-
-def _starts(text: str) -> list[int]:
-    """Where its path may begin; that, and the label before it, may have a "=" in them."""
-    return [0, *(match.end() for match in re.finditer("=", text))]
 
 
 def _why_unusable(run: Run) -> str | None:

@@ -67,11 +67,11 @@ def visualize(
         raise UsageError(f"--output {output} can't be made: {error.strerror}") from error
     runs = find_detections(sources, truth, output, trust)
 
-    image_ids = list(runs[0].aps["bbox"].images)
     aps = np.array([list(run.aps["bbox"].images.values()) for run in runs])
     order = _ascending(aps.min(axis=0) - aps.max(axis=0) if len(runs) > 1 else aps[0])
-    shown: Shown = {}
-    for id in (image_ids[place] for place in order[:num_images]):
+    image_ids, shown = sorted(truth.coco.imgs), {}
+    for place in order[:num_images]:
+        id = image_ids[place]
         found = [run.by_image.get(id, []) for run in runs]
         found = [[one for one in of_run if one["score"] >= threshold] for of_run in found]
         shown[id] = [truth.coco.imgToAnns[id], *found]
@@ -89,7 +89,7 @@ def visualize(
     return runs
 
 
-def _ascending(values: Sequence[float]) -> list[int]:
+def _ascending(values: Sequence[Any]) -> list[int]:
     """The order of the values, in which nan comes last."""
     return np.argsort(values, kind="stable").tolist()
 
@@ -111,7 +111,7 @@ def _orders(truth: GroundTruth, runs: Sequence[Detections], shown: Shown) -> dic
         aps = [run.aps["bbox"].images[id] for id in shown]
         orders[f"lowest AP of {run.label} first"] = _ascending(aps)
     names = [truth.coco.imgs[id]["file_name"] for id in shown]
-    return orders | {"by file name": sorted(range(len(names)), key=names.__getitem__)}
+    return orders | {"by file name": _ascending(names)}
 
 
 def _rows(
@@ -134,7 +134,7 @@ def _rows(
         for run, of_run in zip(runs, found, strict=True):
             aps = ", ".join(_say_ap(task, aps.images[id]) for task, aps in run.aps.items())
             caption = f"{aps}; {_count(len(of_run), 'detection')}"
-            pictures.append(_picture(truth, image, run.label, caption, of_run, "segm" in run.aps))
+            pictures.append(_picture(truth, image, run.label, caption, of_run))
         yield heading, name, pictures
 
 
@@ -152,7 +152,7 @@ def _picture(
     title: str,
     caption: str,
     objects: Sequence[dict[str, Any]],
-    with_masks: bool,
+    with_masks: bool = True,
 ) -> dict[str, Any]:
     height, width = image.shape[:2]
     names, index = list(truth.classes.values()), {id: i for i, id in enumerate(truth.classes)}
