@@ -1,4 +1,4 @@
-"""The sheet of detections, with untrained models and with one that answers as it is told."""
+"""Pictures of detections, with untrained models and with one that answers as it is told."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,12 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 from torch import nn
 
-from gw_detectron.engine.detections import save_detection_sheet
+from gw_detectron.engine.detections import class_color, draw_objects, save_detection_sheet
+from gw_detectron.errors import UsageError
 
 HEIGHT, WIDTH = 60, 80
 
@@ -90,18 +92,17 @@ def test_sheet_is_as_wide_for_any_number_of_images_and_never_wider_than_1600(dat
     assert shapes[5][0] > shapes[2][0]
 
 
-def test_images_are_spread_evenly_and_the_same_every_time(dataset, tmp_path):
-    for count, expected in ((1, [2]), (2, [1, 3]), (5, [0, 1, 2, 3, 4])):
-        for _ in range(2):
-            model = _Told(0.9)
-            _sheet(tmp_path / "x.png", _config(), model, num_images=count)
-            assert [seen["image_id"] for seen in model.seen] == expected
+@pytest.mark.parametrize("count, expected", [(1, [2]), (2, [1, 3]), (5, [0, 1, 2, 3, 4])])
+def test_images_are_spread_evenly(dataset, tmp_path, count, expected):
+    model = _Told(0.9)
+    _sheet(tmp_path / "x.png", _config(), model, num_images=count)
+    assert [seen["image_id"] for seen in model.seen] == expected
 
 
 def test_two_sheets_have_the_same_bytes(dataset, tmp_path):
-    for name in "ab":
-        _sheet(tmp_path / f"{name}.png", _config(), _Told(0.9, masks=True))
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    for folder in "ab":
+        _sheet(tmp_path / folder / "x.png", _config(), _Told(0.9, masks=True))
+    assert (tmp_path / "a" / "x.png").read_bytes() == (tmp_path / "b" / "x.png").read_bytes()
 
 
 def test_score_threshold_decides_whether_anything_is_drawn(dataset, tmp_path):
@@ -135,12 +136,6 @@ def test_masks_are_drawn_where_the_model_predicts_them(dataset, tmp_path):
             assert (np.ptp(inside_the_box, axis=2).mean() > 10) == masks
 
 
-def test_images_without_annotations_are_drawn(dataset, tmp_path):
-    model = _Told(0.9, masks=True)
-    _sheet(tmp_path / "x.png", _config(), model, num_images=5)
-    assert model.seen[-1]["image_id"] == 4
-
-
 def test_dataset_without_class_names_is_labelled_with_numbers(dataset, tmp_path):
     MetadataCatalog.remove("sheet")
     assert np.ptp(_sheet(tmp_path / "x.png", _config(), _Told(0.9))) > 50
@@ -164,8 +159,10 @@ def test_model_gets_its_channel_order_and_the_sheet_shows_true_colors(dataset, t
     np.testing.assert_allclose(sheet[-30, -30], [200, 100, 0], atol=2)
 
 
-def test_folder_of_the_picture_is_made(dataset, tmp_path):
-    _sheet(tmp_path / "new" / "folder" / "x.png", _config(), _Told(0.9), num_images=1)
+def test_an_image_that_cannot_be_read_is_one_line(dataset, tmp_path):
+    (tmp_path / "2.png").write_text("no picture")
+    with pytest.raises(UsageError, match="the image .*2.png can't be read"):
+        _sheet(tmp_path / "x.png", _config(), _Told(0.9))
 
 
 @pytest.mark.parametrize(
@@ -212,3 +209,30 @@ def test_detectron2s_models_are_drawn(dataset, tmp_path, overrides):
     cfg = _config(**{**fpn, **overrides})
     sheet = _sheet(tmp_path / "x.png", cfg, build_model(cfg), num_images=2, score_threshold=0)
     assert all(np.ptp(column) > 50 for column in _columns(sheet, 4))
+
+
+# ---- One image -------------------------------------------------------------------------------
+
+
+def test_labels_say_the_class_the_score_and_what_is_a_crowd(monkeypatch):
+    labels = []
+    monkeypatch.setattr(Visualizer, "draw_text", lambda self, text, *_, **__: labels.append(text))
+    boxes = [[10, 10, 30, 40], [50, 20, 20, 20], [5, 5, 9, 9]]  # the largest is drawn first
+    more = {"score": 0.987}, {"score": 0.5}, {"iscrowd": 1}
+    objects = [{"category_id": i % 2, "bbox": b} | more[i] for i, b in enumerate(boxes)]
+    for names in (["cat", "dog"], None):
+        draw_objects(np.zeros((60, 80, 3), np.uint8), objects, names, width=80)
+    assert labels == ["cat 99%", "dog 50%", "cat (crowd)", "0 99%", "1 50%", "0 (crowd)"]
+
+
+def test_neighbouring_classes_differ_in_color_and_any_number_has_one():
+    colors = [class_color(index) for index in range(8)]
+    distances = [np.abs(a - b).max() for i, a in enumerate(colors) for b in colors[:i]]
+    assert min(distances) > 0.15
+    assert class_color(1202).shape == (3,)
+
+
+def test_without_objects_the_image_is_as_it_was():
+    picture = draw_objects(np.full((60, 80, 3), 90, np.uint8), [], ["cat"], width=160)
+    assert picture.size == (160, 120)
+    assert (np.asarray(picture) == 90).all()
