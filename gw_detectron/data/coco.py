@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import reprlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,7 @@ from ..errors import UsageError
 __all__ = [
     "CocoDataset",
     "adapt_config",
-    "is_box",
-    "is_mask",
+    "check_object",
     "is_number",
     "read_json",
     "register_datasets",
@@ -237,34 +236,55 @@ def _check_annotations(
         if id in ids:
             raise UsageError(f'{path}: two of its "annotations" have the id {id!r}')
         ids.add(id)
-        for key, known, where in (
-            ("image_id", images, "images"),
-            ("category_id", category_ids, "categories"),
-        ):
-            if annotation[key] not in known:
-                raise UsageError(
-                    f"{path}: annotation {id!r} has the {key} {_show(annotation[key])}, "
-                    f'which is not in its "{where}"'
-                )
-        if not is_box(annotation["bbox"]):
-            raise UsageError(
-                f"{path}: the bbox of annotation {id!r} is {_show(annotation['bbox'])}, "
-                "not 4 finite numbers [x, y, width, height]"
-            )
+        check_object(annotation, f"annotation {id!r}", images, category_ids, path)
         if annotation.get("ignore"):
             raise UsageError(
                 f'{path}: annotation {id!r} has "ignore", which Detectron2 does not know; for a '
                 'region to be left out of the training, "iscrowd": 1 does the same'
             )
-        if not is_mask(annotation.get("segmentation"), images[annotation["image_id"]]):
-            raise UsageError(
-                f"{path}: the segmentation of annotation {id!r} is "
-                f"{_show(annotation['segmentation'])}, neither a list of polygons "
-                "[x, y, x, y, ...] nor a run-length encoding of the image's size"
-            )
         for missing in _what_it_lacks(annotation):
             lacks.setdefault(missing, id)
     return lacks
+
+
+def check_object(
+    record: dict[str, Any],
+    what: str,
+    images: Mapping[Any, tuple[float, float]],
+    category_ids: Container[Any],
+    path: str,
+    whose: str = "its",
+) -> None:
+    """
+    Checks the values of an annotation, or of a detection in COCO's results format.
+
+    Args:
+        images: id -> (width, height).
+        path: of the file that has it, and `what` it is there; `whose` images and categories they
+            are.
+
+    Raises:
+        UsageError: on an unknown image or category, a bbox or a segmentation that isn't one.
+    """
+    for key, known, where in (
+        ("image_id", images, "images"),
+        ("category_id", category_ids, "categories"),
+    ):
+        if record[key] not in known:
+            raise UsageError(
+                f"{path}: {what} has the {key} {_show(record[key])}, which is not in {whose} "
+                f'"{where}"'
+            )
+    if "bbox" in record and not _is_box(record["bbox"]):
+        raise UsageError(
+            f"{path}: the bbox of {what} is {_show(record['bbox'])}, not 4 finite numbers "
+            "[x, y, width, height]"
+        )
+    if not _is_mask(record.get("segmentation"), images[record["image_id"]]):
+        raise UsageError(
+            f"{path}: the segmentation of {what} is {_show(record['segmentation'])}, neither a "
+            "list of polygons [x, y, x, y, ...] nor a run-length encoding of the image's size"
+        )
 
 
 def _check_boxes(annotations: list[Any], images: dict[int, tuple[float, float]], path: str) -> None:
@@ -328,11 +348,11 @@ def _are_numbers(values: list[Any]) -> bool:
         return False
 
 
-def is_box(value: Any) -> bool:
+def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and _are_numbers(value)
 
 
-def is_mask(value: Any, image_size: tuple[float, float]) -> bool:
+def _is_mask(value: Any, image_size: tuple[float, float]) -> bool:
     """Or what counts as none; polygons of fewer than three points do."""
     if isinstance(value, dict):
         width, height = image_size

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,7 @@ from tqdm import tqdm
 from ..checkpoint import WeightsCheckpointer
 from ..config import choose_device, load_config
 from ..data.coco import (
-    is_box,
-    is_mask,
+    check_object,
     is_number,
     read_json,
     require_files,
@@ -227,7 +225,7 @@ def find_detections(
 def _evaluate(
     label: str, file: str, results: list[dict[str, Any]], truth: GroundTruth
 ) -> Detections:
-    has_masks = truth.has_masks and results and all("segmentation" in r for r in results)
+    has_masks = truth.has_masks and results and all(r.get("segmentation") for r in results)
     tasks = ["bbox", "segm"] if has_masks else ["bbox"]
     aps = {
         task: evaluate_images(truth.coco, results, task, f"Evaluating {label}") for task in tasks
@@ -249,27 +247,17 @@ def read_results(path: str, truth: GroundTruth) -> list[dict[str, Any]]:
     if not isinstance(results, list):
         kind = type(results).__name__
         raise UsageError(f"{path} is not in COCO format: it holds a {kind}, not a list of results")
+    images = {id: (image["width"], image["height"]) for id, image in truth.coco.imgs.items()}
     for position, result in enumerate(results):
-        where = f"detection {position}"
-        require_keys(result, ("image_id", "category_id", "score"), where, path)
-        for key, known in (("image_id", truth.coco.imgs), ("category_id", truth.classes)):
-            if result[key] not in known:
-                raise UsageError(
-                    f"{path}: {where} has the {key} {result[key]!r}, which is not in the dataset "
-                    f"{truth.name}: these are results of other data"
-                )
-        if "segmentation" not in result:
-            require_keys(result, ("bbox",), where, path)
-        mask, image = result.get("segmentation"), truth.coco.imgs[result["image_id"]]
-        fits = {
-            "score": is_number(result["score"]),
-            "bbox": is_box(result.get("bbox")),
-            "segmentation": isinstance(mask, dict)
-            and is_mask(mask, (image["width"], image["height"])),
-        }
-        for key in fits:
-            if key in result and not fits[key]:
-                raise UsageError(f"{path}: the {key} of {where} is {reprlib.repr(result[key])}")
+        what = f"detection {position}"
+        require_keys(result, ("image_id", "category_id", "score"), what, path)
+        if not result.get("segmentation"):
+            require_keys(result, ("bbox",), what, path)
+        check_object(result, what, images, truth.classes, path, f"the dataset {truth.name}'s")
+        if not is_number(result["score"]):
+            raise UsageError(
+                f"{path}: the score of {what} is {result['score']!r:.99}, not a number"
+            )
         if "bbox" not in result:
             result["bbox"] = mask_util.toBbox(truth.coco.annToRLE(result)).tolist()
     return results

@@ -16,6 +16,7 @@ from torch import nn
 
 from gw_detectron.engine.detections import class_color, draw_objects, save_detection_sheet
 from gw_detectron.errors import UsageError
+from gw_detectron.model_zoo import get_config
 
 HEIGHT, WIDTH = 60, 80
 
@@ -165,48 +166,21 @@ def test_an_image_that_cannot_be_read_is_one_line(dataset, tmp_path):
         _sheet(tmp_path / "x.png", _config(), _Told(0.9))
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"MODEL.MASK_ON": False},
-        {"MODEL.MASK_ON": True},
-        {
-            "MODEL.META_ARCHITECTURE": "RetinaNet",
-            "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
-            "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
-            "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
-            "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
-        },
-    ],
-    ids=["faster_rcnn", "mask_rcnn", "retinanet"],
-)
-def test_detectron2s_models_are_drawn(dataset, tmp_path, overrides):
-    fpn = {
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_detectron2s_models_are_drawn(dataset, tmp_path, with_masks):
+    opts = {
         "MODEL.DEVICE": "cpu",
-        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
-        "MODEL.RESNETS.DEPTH": 18,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
-        "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-        "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.MASK_ON": with_masks,
         "MODEL.FPN.OUT_CHANNELS": 32,
-        "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-        "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
-        "MODEL.ROI_HEADS.NUM_CLASSES": 2,
-        "MODEL.RETINANET.NUM_CLASSES": 2,
-        "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
-        "MODEL.ANCHOR_GENERATOR.SIZES": [[8], [16], [32], [64], [128]],
-        "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-        "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
         "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
-        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
-        "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
         "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
-        "TEST.DETECTIONS_PER_IMAGE": 5,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 2,
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-        "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+        "TEST.DETECTIONS_PER_IMAGE": 5,
     }
+    cfg = get_config("quickstart/mask_rcnn_R_18_FPN_gw.yaml")
+    cfg.merge_from_list([part for pair in opts.items() for part in pair])
     torch.manual_seed(0)
-    cfg = _config(**{**fpn, **overrides})
     sheet = _sheet(tmp_path / "x.png", cfg, build_model(cfg), num_images=2, score_threshold=0)
     assert all(np.ptp(column) > 50 for column in _columns(sheet, 4))
 

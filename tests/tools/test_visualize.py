@@ -11,7 +11,6 @@ from gw_detectron.errors import UsageError
 
 from ..runs.pets import (
     DOG,
-    TWO_DOGS,
     detection,
     forgotten,
     perfect,
@@ -60,24 +59,6 @@ def test_the_dataset_of_several_is_the_runs_or_the_one_that_is_named(dataset, tm
         assert "found: box AP 100.00 on more" in capsys.readouterr().out
         with pytest.raises(UsageError, match="--on"):
             run(file, *both)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["nowhere"], "no run directory or results file nowhere"),
-        (["found.json"], "Name it with --on"),
-        (["found.json", "--on", "coco_2017_vall"], "nearest known are coco_2017_val"),
-        (["found.json", "--on", "pets"], "pets is not registered"),
-        (["found.json", "--dataset", "pets", "none.json", "."], "no annotation file none.json"),
-    ],
-)
-def test_a_mistake_says_what_is_wrong(tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    write_json(tmp_path / "found.json", [detection(TWO_DOGS, DOG, [1, 2, 3, 4])])
-    with pytest.raises(UsageError, match=message):
-        run(*arguments)
-    assert not (tmp_path / "output").exists()
 
 
 def test_the_script_prints_a_mistake_as_one_line_with_status_2(dataset, tmp_path):
