@@ -196,9 +196,10 @@ def test_only_the_images_asked_for_are_read_and_drawn(pets, tmp_path):
     page = show(tmp_path, results, num_images=1)
     assert page.texts["h2"] == ["1. 12.png: box AP differs by 100.0"]
     assert page.texts["li"] == ["cat"]
+    before = (tmp_path / "out" / "index.html").read_text()
     with pytest.raises(UsageError, match="the image .*11.png can't be read"):
         show(tmp_path, results)
-    assert (tmp_path / "out" / "index.html").read_text().count("<img") == 3  # as it was before
+    assert (tmp_path / "out" / "index.html").read_text() == before
 
 
 def test_an_image_of_another_size_than_the_annotations_say_is_one_line(pets, tmp_path):
