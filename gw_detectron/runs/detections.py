@@ -56,7 +56,7 @@ def find_sources(
     Raises:
         UsageError: there is no such path, or nothing of use in it; two are the same.
     """
-    sources: list[tuple[str, str, Run | str]] = []
+    sources: list[tuple[str, str, Run | str]] = []  # label, path, and what is there
     left_out: list[str] = []
     for text in texts:
         ends = [match.start() for match in re.finditer("=", text)]  # a path may have a "=", too
@@ -285,8 +285,9 @@ def _run_model(cfg: CfgNode, truth: GroundTruth, label: str) -> list[dict[str, A
     WeightsCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     records, category_ids, results = DatasetCatalog.get(truth.name), list(truth.classes), []
     found = detect(cfg, model, records, cfg.DATALOADER.NUM_WORKERS)
-    for record in tqdm(records, desc=f"Running {label}", unit="image"):
-        results += instances_to_coco_json(next(found), record["image_id"])
+    progress = tqdm(records, desc=f"Running {label}", unit="image")
+    for record, instances in zip(progress, found, strict=True):
+        results += instances_to_coco_json(instances, record["image_id"])
     return [r | {"category_id": category_ids[r["category_id"]]} for r in results]
 
 
