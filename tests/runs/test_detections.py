@@ -303,6 +303,20 @@ def test_a_model_finds_what_detectron2s_evaluator_says_it_finds(pets, tmp_path, 
     assert found.aps["bbox"].dataset == pytest.approx(expected["bbox"]["AP"], nan_ok=True)
 
 
+def test_a_config_with_tags_is_loaded_where_it_is_trusted(pets, tmp_path):
+    run, truth = write_trained_run(tmp_path / "run"), load_ground_truth(pets)
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text("_BASE_: base.yaml\n" + config.read_text())
+    (tmp_path / "run" / "base.yaml").write_text("SEED: !!python/object/apply:int ['7']\n")
+    with pytest.raises(UsageError, match="--trust-config"):
+        find_sources([run])
+    sources, _ = find_sources([run], trust=True)
+    with pytest.raises(UsageError, match="--trust-config"):
+        find_detections(sources, truth, str(tmp_path))
+    (found,) = find_detections(sources, truth, str(tmp_path), trust=True)
+    assert sum(map(len, found.by_image.values())) == 20
+
+
 def test_results_on_another_of_the_test_sets_are_not_taken(pets, tmp_path):
     run = write_tested_run(tmp_path / "run", perfect(), test="('pets', 'other')")
     with pytest.raises(UsageError, match="neither results on pets nor .*model_final.pth"):

@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("detectron2")
@@ -10,8 +6,6 @@ import visualize
 from gw_detectron.errors import UsageError
 
 from ..runs.pets import (
-    DOG,
-    detection,
     forgotten,
     perfect,
     write_dataset,
@@ -19,8 +13,6 @@ from ..runs.pets import (
     write_tested_run,
 )
 from ..runs.synthetic import everywhere
-
-TOOL = Path(__file__).parents[2] / "tools" / "visualize.py"
 
 
 @pytest.fixture
@@ -59,12 +51,3 @@ def test_the_dataset_of_several_is_the_runs_or_the_one_that_is_named(dataset, tm
         assert "found: box AP 100.00 on more" in capsys.readouterr().out
         with pytest.raises(UsageError, match="--on"):
             run(file, *both)
-
-
-def test_the_script_prints_a_mistake_as_one_line_with_status_2(dataset, tmp_path):
-    file = write_json(tmp_path / "found.json", [detection(99, DOG, [1, 2, 3, 4])])
-    command = [sys.executable, str(TOOL), file, "--dataset", *dataset, "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("visualize.py: error: ") and "image_id 99" in line
