@@ -15,7 +15,7 @@ from .. import config
 from ..checkpoint import WeightsCheckpointer, require_weights
 from ..data.coco import adapt_config, register_datasets, require_files
 from ..errors import UsageError
-from ..norms.limit_warning import warn_over_limit
+from ..norms.advice import warn_over_limit
 from .check import check_config
 from .detections import save_detection_sheet
 from .failures import building, explained

@@ -9,13 +9,14 @@ from torch import nn
 from gw_detectron.errors import UsageError
 from gw_detectron.layers import GroupWhitening
 from gw_detectron.norms.diagnostics import (
-    NormWatcher,
+    STATISTICS,
+    NormMeter,
     common_groups,
     covariances,
-    find_norms,
     root_errors,
     spectrum_statistics,
 )
+from gw_detectron.norms.probe import watching
 
 SPECTRUM = [8.0, 4.0, 2.0, 1.0]
 
@@ -34,15 +35,24 @@ def features(spectrum, shape, seed=0, dtype=torch.float64):
 
 def statistics_of(spectrum, rank=None):
     sigma = torch.diag(torch.tensor(spectrum, dtype=torch.float64))[None]
-    found = spectrum_statistics(sigma, rank or len(spectrum), 1e-14)
-    return {name: value.item() for name, value in found.items()}
+    (found,) = spectrum_statistics(sigma, rank or len(spectrum), 1e-14)
+    return dict(zip(STATISTICS, found.tolist(), strict=True))
 
 
 def watched(model, *inputs, num_groups=4):
-    with NormWatcher(model, num_groups) as watcher:
+    meter = NormMeter(num_groups)
+    with watching(model, meter.look):
         for x in inputs:
             model(x)
-    return watcher.statistics()
+    return meter.rows()
+
+
+def before(row):
+    return {name: row[f"{name} before"] for name in STATISTICS}
+
+
+def after(row):
+    return {name: row[f"{name} after"] for name in STATISTICS}
 
 
 # ---- One covariance --------------------------------------------------------------------------
@@ -110,13 +120,18 @@ def test_zca_makes_any_features_white_and_the_affine_does_not_count():
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     (found,) = watched(nn.Sequential(norm), features(SPECTRUM, (8, 6, 5)))
-    assert found.before["condition"] == pytest.approx(8)
-    assert found.after == pytest.approx(
+    assert found["condition before"] == pytest.approx(8)
+    assert after(found) == pytest.approx(
         {"condition": 1, "effective_rank": 4, "first_share": 0.25, "variance": 1, "distance": 0}
     )
-    assert math.isnan(found.root_error)
-    assert (found.kind, found.channels, found.groups, found.values) == ("GW", 8, 4, 60)
-    assert (found.samples, found.left_out) == (1, 0)
+    assert math.isnan(found["root error"])
+    assert (found["norm"], found["channels"], found["groups"], found["values a group"]) == (
+        "GW",
+        8,
+        4,
+        60,
+    )
+    assert (found["samples"], found["left out"]) == (1, 0)
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 5])
@@ -130,28 +145,28 @@ def test_newtons_iterations_leave_what_the_recursion_on_each_share_says(iteratio
         errors.append((p - share**-0.5) ** 2)
     norm = GroupWhitening(8, num_groups=4, iterations=iterations, eps=0.0).double()
     (found,) = watched(norm, features(SPECTRUM, (8, 6, 5)))
-    assert found.after["condition"] == pytest.approx(max(variances) / min(variances))
-    assert found.after["variance"] == pytest.approx(sum(variances) / 4)
+    assert found["condition after"] == pytest.approx(max(variances) / min(variances))
+    assert found["variance after"] == pytest.approx(sum(variances) / 4)
     exact = sum(15 / l for l in SPECTRUM)  # noqa: E741
-    assert found.root_error == pytest.approx(math.sqrt(sum(errors) / exact))
+    assert found["root error"] == pytest.approx(math.sqrt(sum(errors) / exact))
 
 
 def test_the_root_error_is_that_of_the_layers_own_groups():
     x = features(SPECTRUM, (8, 6, 5))
     (own,) = watched(norm := GroupWhitening(8, num_groups=4).double(), x)
     (coarser,) = watched(norm, x, num_groups=2)
-    assert coarser.groups == 2
-    assert coarser.root_error == pytest.approx(own.root_error)
+    assert coarser["groups"] == 2
+    assert coarser["root error"] == pytest.approx(own["root error"])
 
 
 def test_gn_gives_unit_variance_and_leaves_the_correlations():
     x = features(SPECTRUM, (8, 6, 5))
     (found,) = watched(nn.GroupNorm(4, 8, eps=0.0).double(), x)
     correlations = np.linalg.eigvalsh(np.corrcoef(x.reshape(4, -1).numpy()))
-    assert found.after["variance"] == pytest.approx(1)
-    assert found.after["condition"] == pytest.approx(correlations[-1] / correlations[0])
+    assert found["variance after"] == pytest.approx(1)
+    assert found["condition after"] == pytest.approx(correlations[-1] / correlations[0])
     distance = np.sqrt(((correlations - 1) ** 2).mean())
-    assert found.after["distance"] == pytest.approx(distance)
+    assert found["distance after"] == pytest.approx(distance)
 
 
 def test_frozen_bn_scales_by_its_statistics():
@@ -159,43 +174,43 @@ def test_frozen_bn_scales_by_its_statistics():
     norm.running_var.fill_(4)
     norm.weight.fill_(100)
     (found,) = watched(norm, features(SPECTRUM, (4, 6, 5)))
-    assert found.after["variance"] == pytest.approx(found.before["variance"] / 4)
-    assert found.after["condition"] == pytest.approx(8)
+    assert found["variance after"] == pytest.approx(found["variance before"] / 4)
+    assert found["condition after"] == pytest.approx(8)
 
 
 def test_averages_of_images_one_by_one_are_those_of_the_batch():
     norm = GroupWhitening(8, num_groups=4).double()
     images = [features([4.0**i, 2.0, 1.0, 0.5], (8, 6, 5), seed=i) for i in range(1, 4)]
     (streamed,), (whole,) = watched(norm, *images), watched(norm, torch.cat(images))
-    assert streamed.before == pytest.approx(whole.before)
-    assert streamed.after == pytest.approx(whole.after)
-    assert streamed.root_error == pytest.approx(whole.root_error)
-    assert streamed.before["condition"] == pytest.approx(math.prod((8, 32, 128)) ** (1 / 3))
-    assert streamed.before["variance"] == pytest.approx((7.5 + 19.5 + 67.5) / 12)
-    assert streamed.samples == whole.samples == 3
+    assert before(streamed) == pytest.approx(before(whole))
+    assert after(streamed) == pytest.approx(after(whole))
+    assert streamed["root error"] == pytest.approx(whole["root error"])
+    assert streamed["condition before"] == pytest.approx(math.prod((8, 32, 128)) ** (1 / 3))
+    assert streamed["variance before"] == pytest.approx((7.5 + 19.5 + 67.5) / 12)
+    assert streamed["samples"] == whole["samples"] == 3
 
 
 def test_a_shared_norm_has_samples_of_every_call_and_of_every_size():
     norm = nn.GroupNorm(4, 8)
     (found,) = watched(norm, torch.randn(1, 8, 6, 5), torch.randn(1, 8, 2, 2))
-    assert (found.samples, found.values) == (2, (60 + 8) / 2)
+    assert (found["samples"], found["values a group"]) == (2, (60 + 8) / 2)
 
 
 def test_of_many_regions_some_are_measured_evenly_spread():
     x = torch.cat([features([2.0 ** (i // 3), 1.0], (2, 4, 4)) for i in range(90)])
     (found,) = watched(nn.GroupNorm(2, 2), x.float(), num_groups=2)
-    assert found.samples == 30
-    assert found.before["condition"] == pytest.approx(2**14.5, rel=1e-4)
+    assert found["samples"] == 30
+    assert found["condition before"] == pytest.approx(2**14.5, rel=1e-4)
 
 
 def test_constant_regions_are_left_out_and_no_regions_are_nothing():
     norm = GroupWhitening(8, num_groups=4)
     x = features(SPECTRUM, (8, 6, 5), dtype=torch.float32)
     (found,) = watched(norm, torch.cat([x, torch.ones_like(x)]))
-    assert (found.samples, found.left_out) == (1, 1)
-    assert found.before["condition"] == pytest.approx(8, rel=1e-4)
+    assert (found["samples"], found["left out"]) == (1, 1)
+    assert found["condition before"] == pytest.approx(8, rel=1e-4)
     (found,) = watched(norm, torch.ones_like(x))
-    assert found.samples == 0 and math.isnan(found.before["condition"])
+    assert found["samples"] == 0 and math.isnan(found["condition before"])
     assert watched(norm, x[:0]) == []
 
 
@@ -215,10 +230,9 @@ def test_training_is_the_same_to_the_bit_while_it_is_watched(norm):
         return [output, *gradients, *(value.clone() for value in model.state_dict().values())]
 
     without = step()
-    with NormWatcher(model, 4):
+    with watching(model, NormMeter(4).look):
         watched = step()
     assert all(map(torch.equal, without, watched))
-    assert not norm._forward_hooks
 
 
 def test_norms_are_told_in_the_order_in_which_they_run():
@@ -233,12 +247,12 @@ def test_norms_are_told_in_the_order_in_which_they_run():
             return self.last(self.first(x))
 
     found = watched(Backwards(), torch.randn(2, 4, 3, 3))
-    assert [(norm.name, norm.kind) for norm in found] == [("first", "BN"), ("last", "GN")]
+    assert [(norm["layer"], norm["norm"]) for norm in found] == [("first", "BN"), ("last", "GN")]
 
 
 def test_a_model_without_norms_cannot_be_diagnosed():
     with pytest.raises(UsageError, match="no norm"):
-        find_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm(8)))
+        common_groups([nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm(8))])
 
 
 def gw(*sizes):
@@ -262,4 +276,4 @@ def test_models_are_compared_by_the_groups_of_their_gw(models, groups):
 @pytest.mark.parametrize("channels, groups", [(64, 16), (8, 8), (24, 12), (17, 1)])
 def test_groups_are_no_more_than_the_channels_and_divide_them(channels, groups):
     (found,) = watched(nn.BatchNorm2d(channels), torch.randn(2, channels, 9, 9), num_groups=16)
-    assert found.groups == groups
+    assert found["groups"] == groups

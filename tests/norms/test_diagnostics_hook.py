@@ -86,16 +86,6 @@ def test_scalars_are_written_and_the_weights_are_those_of_training_without_it(tm
         assert scalars["norm_variance_after/median"] == statistics.median(of_layers)
 
 
-def test_a_model_in_another_keeps_its_names():
-    class Parallel(nn.Module):
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
-
-    hook = NormDiagnosticsHook(Parallel(model := Model()), 1)
-    assert hook._model is model
-
-
 @pytest.mark.parametrize(
     "model, period, message",
     [(Model(), -1, "DIAGNOSTICS_PERIOD.*-1"), (nn.Conv2d(3, 8, 3), 1, "no norm")],
