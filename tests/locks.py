@@ -6,7 +6,7 @@ import sys
 
 HOLD = """
 import os, sys
-from gw_detectron.lock import locked
+from gw_detectron.files import locked
 with locked(sys.argv[1], "it"):
     if os.fork() == 0:  # as a loader's worker is
         os.close(1)

@@ -1,9 +1,38 @@
 #!/usr/bin/env python
-"""Trains or evaluates a detector; see --help and gw_detectron/engine."""
+"""Trains or evaluates a detector; see --help."""
 
-from gw_detectron.engine import argument_parser, load_config, main, run
-from gw_detectron.errors import ends_with_one_line
+import argparse
+
+from arguments import add_dataset, run_tool, training_parser
+
+EPILOG = """
+Detectron2's command line and configs. The data are checked before training starts, and it ends
+with the AP table and detections.png in OUTPUT_DIR. Ctrl-C ends it after the iteration in progress,
+with a checkpoint; --resume resumes it.
+
+examples:
+  train_net.py --config-file configs/quickstart/faster_rcnn_R_18_FPN_gw.yaml \\
+    --dataset my_train train.json images/ --dataset my_val val.json images/ \\
+    DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" OUTPUT_DIR output/mine
+  train_net.py --config-file output/mine/config.yaml --eval-only MODEL.WEIGHTS weights.pth
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = training_parser(
+        "Trains or evaluates a detector: Detectron2's train_net, which also runs on the CPU where "
+        "there is no GPU and takes COCO-format data from the command line.",
+        EPILOG,
+    )
+    add_dataset(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    from gw_detectron import engine
+
+    engine.run(engine.main, engine.load_config, args)
+
 
 if __name__ == "__main__":
-    with ends_with_one_line():
-        run(main, load_config, argument_parser().parse_args())
+    run_tool(argument_parser(), main)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import whole_file
 from .resnet import check, recognise, rename
 from .torch_file import read_state_dict
 
@@ -94,18 +95,13 @@ def _is_dense_float(tensor: Tensor) -> bool:
 
 def _write(tensors: dict[str, Tensor], target: Path) -> None:
     content = {"__author__": _AUTHOR, "matching_heuristics": True}
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                if target.suffix == ".pkl":
-                    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-                    pickle.dump({"model": arrays, **content}, file)
-                else:
-                    torch.save({"model": tensors, **content}, file)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(target, "wb") as file:
+            if target.suffix == ".pkl":
+                arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+                pickle.dump({"model": arrays, **content}, file)
+            else:
+                torch.save({"model": tensors, **content}, file)
     except OSError as error:
         raise UsageError(f"{target} can't be written: {error.strerror}") from error

@@ -1,17 +1,13 @@
 """Checkpoints that are there whole or not at all, whenever the process is killed."""
 
-import contextlib
-import glob
-import os
-from collections.abc import Iterator
-from typing import IO, Any
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import WeightsCheckpointer
-
-_UNFINISHED = ".unfinished"
+from ..files import whole_file
 
 
 class Checkpointer(WeightsCheckpointer):
@@ -41,28 +37,7 @@ class _WholeFiles:
     def __getattr__(self, name: str) -> Any:
         return getattr(PathManager, name)
 
-    def open(self, path: str, mode: str = "r", **kwargs: Any) -> contextlib.AbstractContextManager:
+    def open(self, path: str, mode: str = "r", **kwargs: Any) -> AbstractContextManager:
         if "w" in mode and "://" not in path:
-            return _written_beside(path, mode)
+            return whole_file(path, mode)
         return PathManager.open(path, mode, **kwargs)
-
-
-@contextlib.contextmanager
-def _written_beside(path: str, mode: str) -> Iterator[IO]:
-    unfinished = path + _UNFINISHED
-    try:
-        with open(unfinished, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # before the name changes, lest a power failure leave it empty
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(unfinished)
-        raise
-    os.replace(unfinished, path)
-
-
-def remove_unfinished(folder: str) -> None:
-    """Removes what a process that was killed while it wrote has left."""
-    for path in glob.glob(os.path.join(glob.escape(folder), f"*{_UNFINISHED}")):
-        os.remove(path)

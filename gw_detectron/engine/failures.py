@@ -5,11 +5,10 @@ import errno
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from detectron2.engine import DefaultTrainer
 
-from .. import errors
 from ..errors import UsageError
 
 logger = logging.getLogger("detectron2.gw")
@@ -29,46 +28,26 @@ def explained(trainer: DefaultTrainer) -> Iterator[None]:
     def is_unexplained(record: logging.LogRecord) -> bool:
         return not (record.exc_info and _explain(record.exc_info[1], trainer))
 
-    with _on_console(is_unexplained):
-        try:
-            yield
-        except KeyboardInterrupt:
-            logger.info(
-                f"Stopped at iteration {trainer.iter}; {_what_is_left(trainer)}; "
-                "add --resume to go on"
-            )
-            raise
-        except Exception as error:
-            line = _explain(error, trainer)
-            if line is None:
-                raise
-            raise UsageError(line) from error
-
-
-@contextlib.contextmanager
-def building(what: str) -> Iterator[None]:
-    """As :func:`errors.building`. The traceback is in log.txt, not on the console."""
-    try:
-        with errors.building(what):
-            yield
-    except UsageError as error:
-        if error.__cause__:
-            with _on_console(lambda record: False):
-                logger.exception(error)
-        raise
-
-
-@contextlib.contextmanager
-def _on_console(is_shown: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
     handlers = logging.getLogger("detectron2").handlers
     consoles = [h for h in handlers if getattr(h, "stream", None) is sys.stdout]
     for console in consoles:
-        console.addFilter(is_shown)
+        console.addFilter(is_unexplained)
     try:
         yield
+    except KeyboardInterrupt:
+        logger.info(
+            f"Stopped at iteration {trainer.iter}; {_what_is_left(trainer)}; "
+            "add --resume to resume the run"
+        )
+        raise
+    except Exception as error:
+        line = _explain(error, trainer)
+        if line is None:
+            raise
+        raise UsageError(line) from error
     finally:
         for console in consoles:
-            console.removeFilter(is_shown)
+            console.removeFilter(is_unexplained)
 
 
 def _explain(error: BaseException | None, trainer: DefaultTrainer) -> str | None:
@@ -79,11 +58,13 @@ def _explain(error: BaseException | None, trainer: DefaultTrainer) -> str | None
             f"training diverged at iteration {trainer.iter}: {_not_finite(str(error))}; "
             f"{_what_is_left(trainer)}; a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS may help"
         )
-    if _is_full_disk(error):
-        return (
-            f"the disk with OUTPUT_DIR {trainer.cfg.OUTPUT_DIR} is full at iteration "
-            f"{trainer.iter}; {_what_is_left(trainer)}; make room and add --resume"
-        )
+    while error is not None:  # torch.save raises another one after the OSError
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return (
+                f"the disk with OUTPUT_DIR {trainer.cfg.OUTPUT_DIR} is full at iteration "
+                f"{trainer.iter}; {_what_is_left(trainer)}; make room and add --resume"
+            )
+        error = error.__cause__ or error.__context__
     return None
 
 
@@ -97,11 +78,3 @@ def _what_is_left(trainer: DefaultTrainer) -> str:
     if not trainer.checkpointer.has_checkpoint():
         return "there is no checkpoint yet"
     return f"the last checkpoint is safe: {trainer.checkpointer.get_checkpoint_file()}"
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-    while error is not None:  # torch.save raises another one after the OSError
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -37,11 +37,11 @@ def heeding(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 class StopWhenAsked(HookBase):
     """
-    On SIGINT, SIGTERM or SIGHUP, training ends behind the iteration in progress with a checkpoint
+    On SIGINT, SIGTERM or SIGHUP, training ends after the iteration in progress with a checkpoint
     and a KeyboardInterrupt; all processes end, whichever is asked. A process that trains alone
     doesn't wait for the end of an evaluation. A second SIGINT ends the iteration too, unsaved.
 
-    It stands among the hooks behind what changes the model and before what evaluates it.
+    It stands among the hooks after what changes the model and before what evaluates it.
     """
 
     def __init__(self):
@@ -62,7 +62,7 @@ class StopWhenAsked(HookBase):
         if comm.get_world_size() == 1 and self._is_whole():
             raise KeyboardInterrupt
         if comm.is_main_process():  # not by print, which the signal may have interrupted
-            os.write(2, b"\nStopping behind this iteration, saved. Ctrl-C again: at once.\n")
+            os.write(2, b"\nStopping after this iteration, saved. Ctrl-C again: at once.\n")
 
     def _is_whole(self) -> bool:
         return self._last_whole == self.trainer.iter

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import torch
@@ -53,7 +52,9 @@ def run(
             args=(args,),
         )
     except KeyboardInterrupt:
-        end_children()
+        for child in multiprocessing.active_children():  # each saves a checkpoint and ends
+            child.terminate()
+            child.join()
         raise
     except ProcessRaisedException as error:  # a process of launch's tells by its traceback only
         if f"{UsageError.__module__}.UsageError: " in str(error):
@@ -64,22 +65,6 @@ def run(
                 "another one, or --dist-url auto on a single machine"
             ) from error
         raise
-
-
-def end_children() -> None:
-    """Asks them to end, which may be twice, and waits; a second Ctrl-C kills them."""
-    children = multiprocessing.active_children()
-
-    def kill_if_ctrl_c(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            for child in children:
-                child.kill()
-
-    with heeding(kill_if_ctrl_c):
-        for child in children:
-            child.terminate()
-        for child in children:
-            child.join()
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -105,7 +90,15 @@ def _check(args: argparse.Namespace) -> None:
 def _join(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Runs main(args) as one of torchrun's processes; a mistake is told by the first of them."""
     try:
-        _join_group(args)
+        if (args.num_gpus, args.num_machines) != (1, 1):
+            raise UsageError("--num-gpus and --num-machines are torchrun's to say: leave them out")
+        processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if gpus and processes > gpus:
+            raise UsageError(f"--nproc-per-node {processes}: this machine has {gpus} GPUs")
+        if gpus:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("nccl" if gpus else "gloo")
+        comm.create_local_process_group(processes)
         main(args)
     except UsageError:
         if os.environ["RANK"] == "0":
@@ -114,21 +107,9 @@ def _join(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -
     distributed.destroy_process_group()
 
 
-def _join_group(args: argparse.Namespace) -> None:
-    if (args.num_gpus, args.num_machines) != (1, 1):
-        raise UsageError("--num-gpus and --num-machines are torchrun's to say: leave them out")
-    processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-    if gpus:
-        if processes > gpus:
-            raise UsageError(f"--nproc-per-node {processes}: this machine has {gpus} GPUs")
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if gpus else "gloo")
-    comm.create_local_process_group(processes)
-
-
-def checked_by_main_process(check: Callable[..., None], *args: Any) -> None:
+def checked_by_main_process(check: Callable[[], None]) -> None:
     """
-    Has the main process call check(*args); what it raises there, every process raises.
+    Has the main process call check(); what it raises there, every process raises.
 
     Raises:
         UsageError
@@ -136,7 +117,7 @@ def checked_by_main_process(check: Callable[..., None], *args: Any) -> None:
     mistake = None
     if comm.is_main_process():
         try:
-            check(*args)
+            check()
         except UsageError as error:
             mistake = str(error)
     mistake = comm.all_gather(mistake)[0]

@@ -2,14 +2,17 @@
 
 import logging
 import os
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 
 import torch
+from detectron2 import evaluation
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
+    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
 )
@@ -21,18 +24,16 @@ from detectron2.engine import (
     create_ddp_model,
     hooks,
 )
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from ..checkpoint import WeightsCheckpointer
 from ..data.images import ImageMapper
+from ..errors import UsageError, building
 from ..norms.diagnostics_hook import NormDiagnosticsHook
 from .checkpointer import Checkpointer
-from .evaluators import build_evaluator
-from .failures import building
 from .interruption import StopWhenAsked, let_workers_be
-from .mixed_precision import CPUAMPTrainer
 from .resumption import ORDER, STEP, make_resumable, random_numbers_of, seed_of
 
 logger = logging.getLogger("detectron2.gw")
@@ -45,7 +46,12 @@ class Trainer(DefaultTrainer):
     every kind of dataset Detectron2 has an evaluator for. Unless SEED is negative, a run that is
     resumed ends with the weights of one that was never stopped, on the CPU bit for bit;
     TEST.PRECISE_BN's images alone begin anew.
+
+    Attributes:
+        weights_checkpointer: the class of what loads weights to be evaluated.
     """
+
+    weights_checkpointer = WeightsCheckpointer
 
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's constructor, with what it takes no argument for: the loader's seed,
@@ -106,7 +112,7 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[hooks.HookBase | None]:
         built = super().build_hooks()
         at = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-        if self.cfg.TEST.AUG.ENABLED:  # behind the evaluation, before what writes the metrics
+        if self.cfg.TEST.AUG.ENABLED:  # after the evaluation, before what writes the metrics
             built.insert(at + 1, hooks.EvalHook(0, self._evaluate_with_TTA))
         built.insert(at, StopWhenAsked())
         if self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD:
@@ -121,9 +127,21 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
-    ) -> DatasetEvaluator:
+    ) -> evaluation.DatasetEvaluator:
+        """
+        Every evaluator that Detectron2 has for a dataset of this kind, as one.
+
+        Raises:
+            UsageError: it has none.
+        """
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-        return build_evaluator(dataset_name, folder)
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        if kind not in _EVALUATORS:
+            raise UsageError(
+                f"dataset {dataset_name} has evaluator_type {kind}; Detectron2 evaluates "
+                + ", ".join(_EVALUATORS)
+            )
+        return evaluation.DatasetEvaluators([e(dataset_name, folder) for e in _EVALUATORS[kind]])
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict:
@@ -132,3 +150,41 @@ class Trainer(DefaultTrainer):
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())
+
+
+def _coco(name: str, folder: str) -> evaluation.DatasetEvaluator:
+    return evaluation.COCOEvaluator(name, output_dir=folder)
+
+
+def _sem_seg(name: str, folder: str) -> evaluation.DatasetEvaluator:
+    return evaluation.SemSegEvaluator(name, output_dir=folder)
+
+
+# Metadata's evaluator_type -> what evaluates such a dataset, from its name and an output folder
+_EVALUATORS = {
+    "coco": [_coco],
+    "sem_seg": [_sem_seg],
+    "coco_panoptic_seg": [_sem_seg, _coco, evaluation.COCOPanopticEvaluator],
+    "lvis": [lambda name, folder: evaluation.LVISEvaluator(name, output_dir=folder)],
+    "pascal_voc": [lambda name, folder: evaluation.PascalVOCDetectionEvaluator(name)],
+    "cityscapes_instance": [lambda name, folder: evaluation.CityscapesInstanceEvaluator(name)],
+    "cityscapes_sem_seg": [lambda name, folder: evaluation.CityscapesSemSegEvaluator(name)],
+}
+
+
+class CPUAMPTrainer(SimpleTrainer):
+    """
+    Detectron2's AMPTrainer for the CPU, which that one refuses: in bfloat16, whose range is that of
+    float32, so that losses need no scaling.
+    """
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = self.model(data)
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self._write_metrics(losses, data_time)
+        self.optimizer.step()

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.style
 import pandas as pd
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -107,7 +107,7 @@ def save_share_plot(rows: Sequence[dict[str, Any]], path: str) -> None:
     table = pd.DataFrame([row for row in rows if row["constraints"]])
     if table.empty:
         raise UsageError(f"{path}: no norm imposes constraints, so there is nothing to draw")
-    with matplotlib.style.context("seaborn-v0_8-colorblind"):
+    with style.context("seaborn-v0_8-colorblind"):
         figure = Figure((8, 1.3 + 0.17 * len(table)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()

@@ -18,7 +18,7 @@ from ..config import choose_device, flatten, load_config, stated_keys
 from ..data.coco import CocoDataset, adapt_config, register_datasets, require_files
 from ..engine.check import check_config
 from ..errors import UsageError, building
-from ..lock import locked
+from ..files import locked
 from . import training
 from .entries import Entry, parse_entries
 from .experiment import is_incidental

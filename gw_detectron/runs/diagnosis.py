@@ -3,12 +3,9 @@
 import argparse
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
 
-import matplotlib
 import pandas as pd
 import torch
 from cycler import cycler
@@ -16,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.modeling import build_model
+from matplotlib import rcParams, style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,31 +23,15 @@ from tqdm import tqdm
 from .. import engine
 from ..checkpoint import WeightsCheckpointer
 from ..config import flatten
-from ..data.images import ImageMapper, spread_evenly
+from ..data.images import ImageMapper
+from ..engine.detections import _spread_evenly as spread_evenly
 from ..errors import UsageError, building
 from ..norms.diagnostics import NormMeter, common_groups
 from ..norms.probe import watching
 from .experiment import norm_label
 from .run import find_runs, tell_apart
 
-__all__ = ["Findings", "diagnose", "find_detectors", "save_depth_plot", "terminal_report"]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """
-    Attributes:
-        table: what :meth:`NormMeter.rows` tells of each norm of each detector, in the order in
-            which an image meets them, after the detector's "run", its norms as
-            tools/compare_runs.py names them, which no other has, and "weights", their file.
-        images: how many of the dataset.
-        groups: the number of groups that the norms of all detectors are compared by.
-    """
-
-    table: pd.DataFrame
-    dataset: str
-    images: int
-    groups: int
+__all__ = ["diagnose", "find_detectors", "save_depth_plot", "terminal_report"]
 
 
 def find_detectors(
@@ -57,9 +39,6 @@ def find_detectors(
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """
     The runs in the directories and below them that have weights.
-
-    Args:
-        trust: see :func:`read_config_file`.
 
     Returns:
         (config file, weights) of each, and a line for each run that is left out.
@@ -69,10 +48,10 @@ def find_detectors(
     """
     detectors, left_out = [], []
     for run in find_runs(paths, trust):
-        if not run.config:
-            left_out.append(f"{run.path}: {run.problem}")
-        elif not os.path.isfile(run.weights):
+        if not os.path.isfile(run.weights):
             left_out.append(f"{run.path} has no {os.path.basename(run.weights)}")
+        elif not run.config:
+            left_out.append(f"{run.path}: {run.problem}")
         else:
             detectors.append((os.path.join(run.path, "config.yaml"), run.weights))
     if left_out and not detectors:
@@ -87,7 +66,7 @@ def diagnose(
     num_images: int,
     num_groups: int | None,
     trust: bool = False,
-) -> Findings:
+) -> tuple[pd.DataFrame, str]:
     """
     Measures the norms of detectors on images of a dataset, evenly spread over it.
 
@@ -97,8 +76,12 @@ def diagnose(
         on: the dataset with the images; None for the only one of datasets, else for the first in
             the detectors' DATASETS.TEST.
         num_images: at most; of a smaller dataset all.
-        num_groups: None for :func:`common_groups`.
-        trust: see :func:`read_config_file`.
+        num_groups: to compare the norms of all detectors by; None for :func:`common_groups`.
+
+    Returns:
+        (table, what was measured on what): what :meth:`NormMeter.rows` tells of each norm, in the
+        order in which an image meets them, after the "run", its norms as tools/compare_runs.py
+        names them, which no other has, and the "weights".
 
     Raises:
         UsageError: there are no weights, no norms, no dataset or more than one; or a number is too
@@ -110,12 +93,19 @@ def diagnose(
         raise UsageError(f"--num-groups must be at least 2, not {num_groups}")
     if on is None and len(datasets) == 1:
         on = datasets[0][0]
-    configs = [_load_config(*files, datasets, on, trust) for files in detectors]
+    configs = []
+    for config_file, weights in detectors:  # as for an evaluation of the weights on the dataset
+        opts = ["MODEL.WEIGHTS", weights] if weights else []
+        opts += ["DATASETS.TEST", f"('{on}',)"] if on else []
+        args = argparse.Namespace(config_file=config_file, opts=opts, trust_config=trust)
+        args.dataset = [entry for entry in datasets if on in (None, entry[0])]
+        args.eval_only, args.resume, args.num_gpus, args.num_machines = True, False, 1, 1
+        configs.append(engine.load_config(args))
     dataset = _common_dataset(configs)
-    weights = [cfg.MODEL.WEIGHTS for cfg in configs]
-    if not all(weights):
+    files = [cfg.MODEL.WEIGHTS for cfg in configs]
+    if not all(files):
         raise UsageError("there are no trained weights to diagnose: add --weights FILE")
-    places = [file.removesuffix("/model_final.pth") for file in weights]
+    places = [file.removesuffix("/model_final.pth") for file in files]
     labels = tell_apart([norm_label(flatten(cfg)) for cfg in configs], places)
     with building("the model"):
         models = [build_model(cfg) for cfg in configs]
@@ -123,9 +113,9 @@ def diagnose(
     num_groups = num_groups or of_norms
     records = spread_evenly(DatasetCatalog.get(dataset), num_images)
 
-    tables = []
+    rows = []
     with tqdm(total=len(records) * len(configs), unit="image") as progress:
-        for label, file, cfg, model in zip(labels, weights, configs, models, strict=True):
+        for label, file, cfg, model in zip(labels, files, configs, models, strict=True):
             progress.set_description(label)
             WeightsCheckpointer(model).load(file)
             mapper = ImageMapper(DatasetMapper(cfg, False))
@@ -137,26 +127,11 @@ def diagnose(
                 for batch in loader:
                     model(batch)
                     progress.update(len(batch))
-            tables.append(pd.DataFrame({"run": label, "weights": file, **row} for row in meter.rows()))
-    return Findings(pd.concat(tables, ignore_index=True), dataset, len(records), num_groups)
-
-
-def _load_config(
-    config_file: str,
-    weights: str,
-    datasets: Sequence[tuple[str, str, str]],
-    on: str | None,
-    trust: bool,
-) -> CfgNode:
-    """As for an evaluation of the weights on the dataset."""
-    opts = ["MODEL.WEIGHTS", weights] if weights else []
-    if on:
-        datasets = [entry for entry in datasets if entry[0] == on]
-        opts += ["DATASETS.TEST", f"('{on}',)"]
-    args = argparse.Namespace(config_file=config_file, opts=opts, dataset=datasets)
-    args.eval_only, args.resume, args.trust_config = True, False, trust
-    args.num_gpus = args.num_machines = 1
-    return engine.load_config(args)
+            rows += [{"run": label, "weights": file, **row} for row in meter.rows()]
+    return pd.DataFrame(rows), (
+        f"{len(records)} images of {dataset}, {num_groups} groups of channels in each norm (fewer "
+        "channels: one each)"
+    )
 
 
 def _common_dataset(configs: Sequence[CfgNode]) -> str:
@@ -194,19 +169,19 @@ Each of a sample, before and after the norm (its affine left out), then the mean
 of condition the geometric one."""
 
 
-def terminal_report(findings: Findings) -> str:
+def terminal_report(table: pd.DataFrame) -> str:
     """The norms in a table, a line a detector, their medians, and what the columns mean."""
-    table = findings.table
     lines = []
     for layer, of_layer in table.groupby("layer", sort=False):
-        for name, row in zip([layer, *[""] * len(of_layer)], of_layer.to_dict("records")):
-            lines.append([name, row["run"], row["norm"], *_cells(row)])
-    runs = table.groupby("run", sort=False)
+        for row in of_layer.to_dict("records"):
+            lines.append([layer, row["run"], row["norm"], *_cells(row)])
+            layer = ""
+    runs = table.groupby("run", sort=False)["weights"].first()
     common = table.groupby("layer").filter(lambda of_layer: len(of_layer) == len(runs))
-    medians = common.groupby("run", sort=False).median(numeric_only=True)
+    medians = common.groupby("run").median(numeric_only=True).reindex(runs.index)
     name = f"median of {common['layer'].nunique()}"
-    for run in runs.groups:
-        lines.append([name, run, "", *_cells(medians.loc[run] if run in medians.index else {})])
+    for run, row in medians.iterrows():
+        lines.append([name, run, "", *_cells(row)])
         name = ""
     text = tabulate(
         lines,
@@ -215,22 +190,18 @@ def terminal_report(findings: Findings) -> str:
         disable_numparse=True,
         colalign=["left"] * 3 + ["right"] * len(_COLUMNS),
     )
-    heading = [
-        f"{findings.images} images of {findings.dataset}, {findings.groups} groups of channels "
-        "in each norm (fewer channels: one each)",
-        *(f"  {run}: {file}" for run, file in runs["weights"].first().items()),
-    ]
+    weights = [f"  {run}: {file}" for run, file in runs.items()]
     left_out = [
         f"{run}: {of_run['left out'].sum()} samples are constant or not finite, and left out, in "
         f"{', '.join(of_run['layer'][:5])}{', ...' if len(of_run) > 5 else ''}"
         for run, of_run in table[table["left out"] > 0].groupby("run", sort=False)
     ]
-    return "\n\n".join(["\n".join(heading), text, _LEGEND, *left_out]) + "\n"
+    return "\n\n".join(["\n".join(weights), text, _LEGEND, *left_out]) + "\n"
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, float]) -> list[str]:
     return [
-        " → ".join(f"{_short(row.get(column, math.nan)):>5}" for column in columns)
+        " → ".join(f"{_short(row[column]):>5}" for column in columns)
         for columns in _COLUMNS.values()
     ]
 
@@ -266,32 +237,35 @@ def save_depth_plot(table: pd.DataFrame, path: str) -> None:
     image meets them: a panel a statistic, a colour a detector.
 
     Args:
-        table: of the findings.
+        table: from :func:`diagnose`.
         path: of the picture, ".png" or any other format that matplotlib writes by its ending.
     """
-    layers = table["layer"].unique()
+    layers, runs = table["layer"].unique(), table.groupby("run", sort=False)
     step = math.ceil(len(layers) / _MOST_NAMES)
     names = [name.replace("backbone.", "").replace("bottom_up.", "") for name in layers[::step]]
     panels = {title: found for title, found in _PANELS.items() if table[found[0]].notna().any()}
-    with matplotlib.style.context("seaborn-v0_8-colorblind"):
-        styles = cycler(marker=".x^") * matplotlib.rcParams["axes.prop_cycle"]
+    with style.context("seaborn-v0_8-colorblind"):
+        styles = cycler(marker=".x^") * rcParams["axes.prop_cycle"]
         num_rows = math.ceil(len(panels) / 3)
         figure = Figure((14, 2.6 * num_rows + 2), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(num_rows, 3, squeeze=False).flat
-        for axes, (title, (after, *before)) in zip(grid, panels.items(), strict=False):
-            axes.set_title(title, fontsize="medium")
-            for (run, of_run), style in zip(table.groupby("run", sort=False), cycle(styles)):
-                # nan where there is no such norm, which leaves a gap
-                of_run = of_run.set_index("layer").reindex(layers)
-                axes.plot(of_run[after].to_numpy(), **style, markersize=5, label=run)
-                for column in before:
-                    axes.plot(of_run[column].to_numpy(), ":", color=style["color"])
-            axes.set_yscale("log" if after.startswith("condition") else "linear")
-            axes.set_xticks(range(0, len(layers), step), names, rotation=90, fontsize=6)
-            axes.grid(alpha=0.3)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
+        for index, (title, (after, *before)) in enumerate(panels.items()):
+            axes = grid[index]
+            axes.set_title(title, fontsize="medium")
+            for (run, of_run), shown in zip(runs, cycle(styles), strict=False):
+                # nan where there is no such norm, which leaves a gap
+                of_run = of_run.set_index("layer").reindex(layers)
+                axes.plot(of_run[after].to_numpy(), **shown, markersize=5, label=run)
+                for column in before:
+                    axes.plot(of_run[column].to_numpy(), ":", color=shown["color"])
+            axes.set_yscale("log" if after.startswith("condition") else "linear")
+            is_lowest = index >= len(panels) - 3
+            axes.set_xticks(range(0, len(layers), step), names if is_lowest else [])
+            axes.tick_params("x", rotation=90, labelsize=6)
+            axes.grid(alpha=0.3)
         handles, _ = grid[0].get_legend_handles_labels()
         handles.append(Line2D([], [], linestyle=":", color="black", label="before the norm"))
         figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)

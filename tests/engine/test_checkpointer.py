@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from gw_detectron.engine.checkpointer import Checkpointer, remove_unfinished
+from gw_detectron.engine.checkpointer import Checkpointer
+from gw_detectron.files import remove_unfinished
 
 
 @pytest.fixture

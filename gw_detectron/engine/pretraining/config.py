@@ -45,10 +45,6 @@ def add_pretraining_config(cfg: CfgNode) -> None:
     node.RESIZE_TEST = 256
     node.SIZE_TEST = 224
 
-    # A running average of the weights, average += (1 - DECAY) * (weights - average), evaluated
-    # beside the weights themselves; it is the average that detectors get
-    node.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9999})
-
 
 def with_schedule(cfg: CfgNode, num_images: int) -> CfgNode:
     """
@@ -73,11 +69,10 @@ def with_schedule(cfg: CfgNode, num_images: int) -> CfgNode:
     return cfg
 
 
-def check_config(cfg: CfgNode, defaults: CfgNode, world_size: int) -> None:
+def check_pretraining(cfg: CfgNode, defaults: CfgNode) -> None:
     """
     Args:
         defaults: cfg as it was before anything was merged into it.
-        world_size: the number of processes that share a batch.
 
     Raises:
         UsageError: where cfg asks for what pre-training does in another way, or can't do.
@@ -90,13 +85,6 @@ def check_config(cfg: CfgNode, defaults: CfgNode, world_size: int) -> None:
     _check_schedule(cfg, defaults)
     _check_input(cfg)
     _check_training_from_scratch(cfg)
-    batch = cfg.SOLVER.IMS_PER_BATCH
-    if not cfg.SOLVER.REFERENCE_WORLD_SIZE and (batch < 1 or batch % world_size):
-        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {world_size} GPUs")
-    if not 0 <= cfg.PRETRAINING.EMA.DECAY < 1:
-        raise UsageError(
-            f"PRETRAINING.EMA.DECAY {cfg.PRETRAINING.EMA.DECAY} is not at least 0 and below 1"
-        )
 
 
 def _check_schedule(cfg: CfgNode, defaults: CfgNode) -> None:

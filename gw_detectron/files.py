@@ -1,14 +1,42 @@
-"""A folder for one process at a time."""
+"""Files that are written whole, and folders for one process at a time."""
 
 import contextlib
 import fcntl
+import glob
 import os
 import socket
 from collections.abc import Iterator
+from typing import IO
 
 from .errors import UsageError
 
 LOCK_FILE = ".lock"
+_UNFINISHED = ".unfinished"
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """
+    A file to write that has its old content, or none, until the block has ended without an error,
+    and all of its new content afterwards, whenever the process is killed. Text is UTF-8.
+    """
+    unfinished = f"{os.fspath(path)}.{os.getpid()}{_UNFINISHED}"
+    try:
+        with open(unfinished, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # before the name changes, lest a power failure leave it empty
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(unfinished)
+        raise
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what processes that were killed in a whole_file have left."""
+    for path in glob.glob(os.path.join(glob.escape(folder), f"*{_UNFINISHED}")):
+        os.remove(path)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 import os
+import signal
 import socket
 
 import pytest
 
 from gw_detectron.errors import UsageError
-from gw_detectron.lock import locked
+from gw_detectron.files import locked, remove_unfinished, whole_file
 
 from .locks import lock_held
 
@@ -47,3 +48,30 @@ def test_a_file_system_without_locks_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.lockf", lockf)
     with locked(str(tmp_path), "OUTPUT_DIR"), lock_held(tmp_path):
         pass
+
+
+def test_a_file_has_its_old_content_until_the_new_one_is_complete(tmp_path):
+    path = tmp_path / "results.txt"
+    path.write_text("old")
+    with whole_file(path) as file:
+        file.write("néw")
+        assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "néw"
+    with pytest.raises(KeyboardInterrupt), whole_file(path, "wb") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_text(encoding="utf-8") == "néw"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_leaves_is_removed(tmp_path):
+    path = tmp_path / "weights[1].pth"
+    pid = os.fork()
+    if pid == 0:
+        with whole_file(path, "wb") as file:
+            file.write(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert len(list(tmp_path.iterdir())) == 1 and not path.exists()
+    remove_unfinished(str(tmp_path))
+    assert not list(tmp_path.iterdir())
