@@ -3,18 +3,17 @@ import statistics
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.utils.events import JSONWriter
 from torch import nn
 
-from gw_detectron import engine
+import train_net
 from gw_detectron.data import register_shapes
 from gw_detectron.errors import UsageError
 from gw_detectron.layers import GroupWhitening
 from gw_detectron.norms.diagnostics_hook import NormDiagnosticsHook
 
-from .models import QUICKSTART
+from .models import FULLY_CONNECTED, QUICKSTART
 
 
 class Model(nn.Module):
@@ -95,22 +94,18 @@ def test_a_mistake_is_told_before_training(model, period, message):
         NormDiagnosticsHook(model, period)
 
 
-def test_the_config_key_turns_it_on(tmp_path):
-    register_shapes(name := f"diagnosed {tmp_path.name}", str(tmp_path), num_train=4, num_val=2)
-    cfg = get_cfg()
-    assert cfg.MODEL.GW.DIAGNOSTICS_PERIOD == 0
-    cfg.merge_from_file(QUICKSTART)
-    cfg.merge_from_list([
-        "MODEL.GW.DIAGNOSTICS_PERIOD", "2", "DATASETS.TRAIN", f"('{name}_train',)",
-        "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()",
-        "SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)", "MODEL.DEVICE", "cpu",
-        "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32",
-        "OUTPUT_DIR", str(tmp_path),
-    ])  # fmt: skip
-    engine.Trainer(cfg).train()
+def test_training_writes_them_and_warns_of_a_layer_over_its_limit(tmp_path):
+    register_shapes(name := f"diagnosed {tmp_path.name}", str(tmp_path), num_train=4, num_val=1)
+    train_net.main(train_net.argument_parser().parse_args([
+        "--config-file", QUICKSTART, *FULLY_CONNECTED, "MODEL.GW.DIAGNOSTICS_PERIOD", "2",
+        "DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "2",
+        "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)",
+        "MODEL.FPN.OUT_CHANNELS", "32", "OUTPUT_DIR", str(tmp_path),
+    ]))  # fmt: skip
     record = json.loads((tmp_path / "metrics.json").read_text().splitlines()[0])
     name = "backbone.bottom_up.res5.1.conv2"
     before, after = (record[f"norm_condition_{place}/{name}"] for place in ("before", "after"))
     assert record["iteration"] == 1 and 1 <= after < before
-    for path in tmp_path.glob("*.pth"):
-        path.unlink()
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("roi_heads.box_head (GW, num_groups 64 on 1024 values, at most 32)") == 1
+    (tmp_path / "model_final.pth").unlink()

@@ -8,7 +8,7 @@ from gw_detectron.errors import UsageError
 from gw_detectron.norms.model import analyze, build_from_config
 from gw_detectron.norms.probe import watching
 
-from .models import C4, CASCADE, CONFIGS, FULLY_CONNECTED, QUICKSTART, R_18, RETINANET
+from .models import C4, CASCADE, CONFIGS, QUICKSTART, R_18, RETINANET
 
 LAZY = str(CONFIGS / "COCO-Detection" / "faster_rcnn_R_50_FPN_2fc_1x_gw.py")
 
@@ -89,9 +89,9 @@ def test_the_sizes_are_those_of_a_real_forward_pass(config, opts):
 
 def test_the_flops_are_those_that_fvcore_counts():
     model, _ = build_from_config(RETINANET, R_18)
-    counted = FlopCountAnalysis(model.eval(), [{"image": torch.rand(3, 96, 130) * 255}])
+    counted = FlopCountAnalysis(model.eval(), [{"image": torch.rand(3, 64, 64) * 255}])
     counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    assert analyze(model, 96, 130)[1] == counted.by_operator()["conv"]
+    assert analyze(model, 64, 64)[1] == counted.by_operator()["conv"]
 
 
 def test_region_heads_are_counted_as_in_training():
@@ -118,12 +118,6 @@ def test_the_region_head_of_c4_is_counted_once():
     # 128 of the regions through the mask head: a deconvolution of 7 x 7 and 80 masks of 14 x 14
     mask_head = 128 * (2048 * 256 * 4 * 49 + 256 * 80 * 196)
     assert with_masks - without == mask_head
-
-
-def test_a_fully_connected_norm_has_one_position():
-    rows, _ = analyzed(QUICKSTART, *FULLY_CONNECTED, size=(64, 64))
-    box_head = rows["roi_heads.box_head"]
-    assert (box_head["size"], box_head["verdict"]) == ("128 of 1", "over the limit")
 
 
 def test_norms_that_need_a_gpu_or_a_batch_to_train_are_analyzed():
