@@ -41,11 +41,6 @@ def test_a_line_tells_all_of_a_layer(lines):
         "GW", "256", "512 of 7x7", "64", "5", "196", "2144", "17%", "156", "128",
         "2.43", "16.65", "0.51%", "41%", "91%", "fine", "T=7",
     ]  # fmt: skip
-    assert table["fc"][2:9] == ["512 of 1", "64", "5", "16", "2144", "209%", "43"]
-    assert table["fc"][-2:] == ["over the limit", "g=16"]
-    assert table["lateral"] == [
-        "GN", "256", "5x4", "32", "-", "160", "64", "1.2%", "2560", "256", *"-----", "fine",
-    ]  # fmt: skip
     assert table["stem"] == ["FrozenBN", "64", "20x30", "-", "-", "-", "0", "0%", *"--------"]
     # 152 constraints on 256 values at the smaller of two calls; nothing missing
     assert table["head"][2:5] == ["1 of 2: 1x1", "16", "-"]

@@ -102,14 +102,6 @@ def test_whitened_groups_are_the_most_for_which_the_iterations_suffice(iteration
 # ---- Cost ------------------------------------------------------------------------------------
 
 
-def test_flops_by_hand():
-    # 64 groups on 256 x 7 x 7: X X^T and W X have 64 * 64 * 196 products each
-    assert extra_flops(256, 49, 64, 5) == 2 * 802_816 + 12 * 262_144
-    assert extra_flops(256, 49, 64, 5, rescale=True) == 2 * 802_816 + 13 * 262_144
-    assert extra_flops(256, 49, 64, None) == 2 * 802_816 + 5.5 * 262_144
-    assert extra_flops(8, 1, 2, 0) == extra_flops(8, 1, 2, 1) == 32
-
-
 @pytest.mark.parametrize("iterations", [1, 5])
 def test_flops_are_what_the_textbook_multiplies(iterations):
     with FlopCounterMode(display=False) as counter:

@@ -1,7 +1,5 @@
 import csv
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,8 +10,6 @@ import analyze_config
 from gw_detectron.errors import UsageError
 
 from ..norms.models import FULLY_CONNECTED, QUICKSTART
-
-TOOL = Path(__file__).parents[2] / "tools" / "analyze_config.py"
 
 
 def run(*arguments):
@@ -64,11 +60,3 @@ def test_color_is_for_a_terminal_whose_user_wants_it(capsys, monkeypatch, no_col
 def test_a_mistake_says_what_is_wrong(arguments, message):
     with pytest.raises(UsageError, match=message):
         run(*arguments)
-
-
-def test_the_script_prints_a_mistake_as_one_line_with_status_2(tmp_path):
-    command = [sys.executable, str(TOOL), "--config-file", str(tmp_path / "nowhere.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("analyze_config.py: error: ") and "nowhere.yaml" in line

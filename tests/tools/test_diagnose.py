@@ -98,7 +98,6 @@ def test_a_diverged_config_with_weights_is_measured_by_groups_as_asked(
     detector = ["--config-file", runs["GN"] / "config.yaml", "--weights", tmp_path / "nan.pth"]
     run(*detector, *data, "--num-groups", "1000", "--images", "1", "--output", tmp_path)
     out = capsys.readouterr().out
-    assert "median of 29" in out
     assert "not finite, and left out, in backbone.bottom_up.res2.0.conv1" in out
     assert all(row["groups"] == row["channels"] for row in read(tmp_path))
     (tmp_path / "nan.pth").unlink()
@@ -131,15 +130,6 @@ def test_a_mistake_says_what_is_wrong(runs, data, tmp_path, monkeypatch, argumen
     with pytest.raises(UsageError, match=message) as error:
         run(*data, *(argument.format(**names) for argument in arguments))
     assert "\n" not in str(error.value)
-
-
-def test_the_config_of_a_run_does_not_run_code(runs, data, tmp_path):
-    trap = f"SOLVER: !!python/object/apply:os.mkdir ['{tmp_path / 'trap'}']\n"
-    (tmp_path / "config.yaml").write_text(trap)
-    (tmp_path / "model_final.pth").symlink_to(runs["GN"] / "model_final.pth")
-    with pytest.raises(UsageError, match="config.yaml has a YAML tag"):
-        run(tmp_path, *data)
-    assert not (tmp_path / "trap").exists()
 
 
 def test_detectors_of_different_datasets_need_one_to_be_named(runs, data, tmp_path, capsys):
