@@ -32,7 +32,7 @@ columns:
                not below the layer's, that leaves at most 10% of white input's variance missing
 
 Region heads are counted as in training: ROI_HEADS.BATCH_SIZE_PER_IMAGE regions an image, in mask
-and keypoint heads the POSITIVE_FRACTION of them. No weights are loaded, no arithmetic is done.
+and keypoint heads the POSITIVE_FRACTION of them. No weights are loaded, no products computed.
 
 examples:
   analyze_config.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_gw.yaml

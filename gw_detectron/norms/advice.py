@@ -8,18 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from . import theory
 from .probe import kind_of, watch_next_pass
-from .theory import (
-    TOLERATED,
-    constraints,
-    extra_bytes,
-    extra_flops,
-    largest_groups,
-    limit,
-    missing_variance,
-    sufficient_iterations,
-    whitened_groups,
-)
 
 __all__ = ["FINE_PART", "Shapes", "describe", "notes", "warn_over_limit"]
 
@@ -71,31 +61,29 @@ def describe(
     g = t = verdict = flops = size = None
     if kind in ("GN", "GW"):
         g = norm.num_groups
-        number, m = constraints(kind, d, g=g), d // g
+        number, m = theory.constraints(kind, d, g=g), d // g
         verdict = "fine" if FINE_PART * number <= d else "tight" if number <= d else _OVER
     elif kind == "LN":  # at every position a GN of one group
-        number, m = constraints("GN", channels, positions, g=1), channels
+        number, m = theory.constraints("GN", channels, positions, g=1), channels
     elif kind == "FrozenBN":
         number, m = 0, None
     else:
-        number, m = constraints("BN", channels), positions * samples
+        number, m = theory.constraints("BN", channels), positions * samples
         freedom = d * samples
     rescale = kind == "GW" and norm.rescale
     if kind == "GW":
         t = norm.iterations if norm.method == "itn" else None
-        of_calls = [
-            extra_flops(channels, math.prod(spatial), g, t, rescale) for _, *spatial in shapes
-        ]
-        flops = samples * sum(of_calls)
-        size = samples * len(shapes) * extra_bytes(g, norm.method)
+        of_call = [theory.extra_flops(c, math.prod(s), g, t, rescale) for c, *s in shapes]
+        flops = samples * sum(of_call)
+        size = samples * len(shapes) * theory.extra_bytes(g, norm.method)
 
     def missing(share: float) -> float | None:
         if kind != "GW":
             return None
-        return 0.0 if t is None else max(0.0, missing_variance(share, t))
+        return 0.0 if t is None else max(0.0, theory.missing_variance(share, t))
 
     fine_g = g and min(g, _fine_groups(kind, d, channels))
-    fine_t = t if t is None or rescale else max(t, sufficient_iterations(fine_g))
+    fine_t = t if t is None or rescale else max(t, theory.sufficient_iterations(fine_g))
     suggestion = [f"g={fine_g}"] * (fine_g != g) + [f"T={fine_t}"] * (fine_t != t)
     return {
         "layer": name,
@@ -107,8 +95,8 @@ def describe(
         "m": m,
         "constraints": number,
         "share": number / freedom,
-        "limit": g and limit(kind, d),
-        "max g": g and largest_groups(kind, d, channels),
+        "limit": g and theory.limit(kind, d),
+        "max g": g and theory.largest_groups(kind, d, channels),
         "+GFLOPs": flops and flops / 1e9,
         "+MB": size and size / 1e6,
         "1/10": missing(1 / 10),
@@ -122,25 +110,25 @@ def describe(
 
 def _fine_groups(kind: str, d: int, channels: int) -> int:
     """The largest number of groups that divides the channels and is fine; 1 where none is."""
-    return max(1, largest_groups(kind, d // FINE_PART, channels))
+    return max(1, theory.largest_groups(kind, d // FINE_PART, channels))
 
 
 def notes(rows: Iterable[dict[str, Any]]) -> list[str]:
     """What needs saying beyond the table of :func:`describe`'s rows, a paragraph each."""
     rows = list(rows)
     small = Counter(
-        (row["g"], row["T"])
+        (row["g"], row["T"], row["1/g"], row["1/10g"])
         for row in rows
-        if row["T"] is not None and not row["rescale"] and row["1/g"] > TOLERATED
+        if row["T"] is not None and not row["rescale"] and row["1/g"] > theory.TOLERATED
     )
     return _over_limit(rows) + [
-        f"Small output: with {g} groups, T = {t} leaves {missing_variance(1 / g, t):.0%} of the "
-        f"variance missing even if the input is white, and {missing_variance(0.1 / g, t):.0%} in a "
-        f"direction with 1/{10 * g} of it ({number} layers). Weights pre-trained with GW have "
-        "learned that scale: keep their g and T. From scratch training suffers: use at most "
-        f"{whitened_groups(t)} groups for T = {t}, or rescale=true. More iterations repair it too, "
-        "but each amplifies weak directions, and their gradients, 1.5 times more."
-        for (g, t), number in small.items()
+        f"Small output: with {g} groups, T = {t} leaves {of_white:.0%} of the variance missing "
+        f"even if the input is white, and {of_weak:.0%} in a direction with 1/{10 * g} of it "
+        f"({number} layers). Weights pre-trained with GW have learned that scale: keep their g and T. From "
+        f"scratch training suffers: use at most {theory.whitened_groups(t)} groups for T = {t}, or "
+        "rescale=true. More iterations repair it too, but each amplifies weak directions, and "
+        "their gradients, 1.5 times more."
+        for (g, t, of_white, of_weak), number in small.items()
     ]
 
 

@@ -20,7 +20,7 @@ from ..layers.whitening_matrix import newton, zca
 from .probe import find_norms, kind_of
 from .theory import largest_divisor
 
-__all__ = ["NormMeter", "common_groups", "covariances", "root_errors", "spectrum_statistics"]
+__all__ = ["STATISTICS", "NormMeter", "common_groups", "covariances", "spectrum_statistics"]
 
 # What spectrum_statistics tells
 STATISTICS = ("condition", "effective_rank", "first_share", "variance", "distance")
@@ -117,7 +117,7 @@ def spectrum_statistics(sigma: Tensor, rank: int, resolution: float) -> Tensor:
     return torch.stack(found, -1)
 
 
-def root_errors(sigma: Tensor, iterations: int, eps: float) -> Tensor:
+def _root_errors(sigma: Tensor, iterations: int, eps: float) -> Tensor:
     """
     How far T = `iterations` steps of Newton's iteration are from the inverse square root:
     |W_T - S^(-1/2)| / |S^(-1/2)| with S = Sigma + eps I, of Frobenius norms, (N,).
@@ -167,7 +167,7 @@ class NormMeter:
         STATISTIC before, STATISTIC after: of its input and of its output without the affine, the
             means over the samples of :data:`STATISTICS`, of the condition number the geometric one;
             nan without samples.
-        root error: the mean of what :func:`root_errors` tells, of a GW layer by Newton's iteration;
+        root error: the mean of what `_root_errors` tells, of a GW layer by Newton's iteration;
             else nan.
         """
         return [{"layer": name, **norm.row()} for name, norm in self._norms.items()]
@@ -210,7 +210,7 @@ class _MeasuredNorm:
         if getattr(self.norm, "method", None) == "itn":
             if self.norm.num_groups != self.groups:
                 before, _ = covariances(x, self.norm.num_groups)
-            table[:, 11] = root_errors(before[kept], self.norm.iterations, self.norm.eps)
+            table[:, 11] = _root_errors(before[kept], self.norm.iterations, self.norm.eps)
         self.tables.append(table)
 
     def row(self) -> dict[str, Any]:

@@ -112,9 +112,12 @@ def test_the_regions_of_cascade_are_counted_for_each_stage():
 
 def test_the_region_head_of_c4_is_counted_once():
     (rows, with_masks), (_, without) = (
-        analyzed(C4, "MODEL.MASK_ON", on, size=(64, 96)) for on in ("True", "False")
+        analyzed(C4, "MODEL.RESNETS.NORM", "GW", "MODEL.MASK_ON", on, size=(64, 96))
+        for on in ("True", "False")
     )
-    assert rows["roi_heads.res5.2.conv2"]["size"] == "512 of 7x7"
+    row = rows["roi_heads.res5.2.conv2"]
+    assert row["size"] == "512 of 7x7"
+    assert row["+GFLOPs"] == 512 * (2 * 64 * 512 * 49 + 12 * 64**3) / 1e9
     # 128 of the regions through the mask head: a deconvolution of 7 x 7 and 80 masks of 14 x 14
     mask_head = 128 * (2048 * 256 * 4 * 49 + 256 * 80 * 196)
     assert with_masks - without == mask_head
