@@ -124,10 +124,10 @@ def notes(rows: Iterable[dict[str, Any]]) -> list[str]:
     return _over_limit(rows) + [
         f"Small output: with {g} groups, T = {t} leaves {of_white:.0%} of the variance missing "
         f"even if the input is white, and {of_weak:.0%} in a direction with 1/{10 * g} of it "
-        f"({number} layers). Weights pre-trained with GW have learned that scale: keep their g and T. From "
-        f"scratch training suffers: use at most {theory.whitened_groups(t)} groups for T = {t}, or "
-        "rescale=true. More iterations repair it too, but each amplifies weak directions, and "
-        "their gradients, 1.5 times more."
+        f"({number} layers). Weights pre-trained with GW have learned that scale: keep their g and "
+        f"T. From scratch training suffers: use at most {theory.whitened_groups(t)} groups for T = "
+        f"{t}, or rescale=true. More iterations repair it too, but each amplifies weak directions, "
+        "and their gradients, 1.5 times more."
         for (g, t, of_white, of_weak), number in small.items()
     ]
 

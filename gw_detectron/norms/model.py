@@ -90,22 +90,21 @@ def analyze(model: nn.Module, height: int, width: int) -> tuple[list[dict[str, A
     shapes, flops = Shapes(), {}
 
     def count(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
-        # Every value of the output, of a transposed convolution of the input, has so many products
+        # As many products as there are weights of a channel, for each value of the output, or of a
+        # transposed convolution's input
         values = x if isinstance(module, nn.ConvTranspose2d) else y
-        of_sample = math.prod(values.shape[1:]) * math.prod(module.weight.shape[1:])
-        regions = _regions(model, name)
-        if regions is None:
-            flops[name] = flops.get(name, 0) + of_sample
+        products = math.prod(module.weight.shape[1:])
+        if regions := _regions(model, name):
+            flops[name] = regions * math.prod(values.shape[1:]) * products
         else:
-            flops[name] = regions * of_sample
+            flops[name] = flops.get(name, 0) + values.numel() * products
 
-    products = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     with (
         torch.no_grad(),
         warnings.catch_warnings(),
         _Zeros(),
         watching(model, shapes.look),
-        watching(model, count, products),
+        watching(model, count, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)),
     ):
         warnings.filterwarnings("ignore", "torch.meshgrid")
         model([{"image": torch.zeros(3, height, width), "height": height, "width": width}])
