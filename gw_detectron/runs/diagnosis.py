@@ -23,8 +23,7 @@ from tqdm import tqdm
 from .. import engine
 from ..checkpoint import WeightsCheckpointer
 from ..config import flatten
-from ..data.images import ImageMapper
-from ..engine.detections import _spread_evenly as spread_evenly
+from ..data.images import ImageMapper, evenly_spread
 from ..errors import UsageError, building
 from ..norms.diagnostics import NormMeter, common_groups
 from ..norms.probe import watching
@@ -111,7 +110,7 @@ def diagnose(
         models = [build_model(cfg) for cfg in configs]
     of_norms = common_groups(models)
     num_groups = num_groups or of_norms
-    records = spread_evenly(DatasetCatalog.get(dataset), num_images)
+    records = evenly_spread(DatasetCatalog.get(dataset), num_images)
 
     rows = []
     with tqdm(total=len(records) * len(configs), unit="image") as progress:
