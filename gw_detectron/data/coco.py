@@ -1,12 +1,13 @@
 """The user's own data in COCO format: checked, registered, and made to agree with a config."""
 
+import contextlib
 import difflib
 import json
 import logging
 import math
 import os
 import reprlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,15 +125,13 @@ def adapt_config(
 def _read_dataset(name: str, json_file: str, image_dir: str) -> CocoDataset:
     if not name:
         raise UsageError(f"The dataset of {json_file} needs a name that is not empty")
-    content = _read_json(json_file)
-    try:
+    content = read_json(json_file)
+    with mistakes_of(json_file):
         _check_lists(content)
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
         sizes = _check_images(content["images"])
         lacks = _check_annotations(content["annotations"], sizes, categories)
         warning = _check_boxes(content["annotations"], sizes)
-    except UsageError as error:
-        raise UsageError(f"{json_file}: {error}") from error
     if warning:
         logger.warning(f"{json_file}: {warning}: they are left out of the training")
     _check_image_files([image["file_name"] for image in content["images"]], image_dir, json_file)
@@ -140,21 +139,31 @@ def _read_dataset(name: str, json_file: str, image_dir: str) -> CocoDataset:
     return CocoDataset(name, json_file, image_dir, classes, lacks)
 
 
-def _read_json(path: str) -> Any:
+def read_json(path: str, what: str = "annotation file") -> Any:
+    """Raises UsageError where what should be there can't be read, or is not JSON."""
     try:
         with open(path, encoding="utf-8") as f:
             return json.load(f)
     except FileNotFoundError as e:
-        raise UsageError(f"There is no annotation file {path}") from e
+        raise UsageError(f"There is no {what} {path}") from e
     except IsADirectoryError as e:
         raise UsageError(
-            f"{path} is a directory where an annotation file is expected: "
+            f"{path} is a directory where an {what} is expected: "
             "the order is NAME ANNOTATIONS.json IMAGE_DIR"
         ) from e
     except OSError as e:
-        raise UsageError(f"Cannot read the annotation file {path}: {e.strerror}") from e
+        raise UsageError(f"Cannot read the {what} {path}: {e.strerror}") from e
     except ValueError as e:
         raise UsageError(f"{path} is not a JSON file in UTF-8: {e}") from e
+
+
+@contextlib.contextmanager
+def mistakes_of(path: str) -> Iterator[None]:
+    """Around checks of what a file holds: puts its path before a UsageError's message."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _check_lists(content: Any) -> None:
@@ -171,7 +180,7 @@ def _check_lists(content: Any) -> None:
             raise UsageError(f'it has no {list_name}: its list "{list_name}" is empty')
         ids: set[int | str] = set()
         for position, entry in enumerate(content[list_name]):
-            _require_keys(entry, keys, f'entry {position} of "{list_name}"')
+            require_keys(entry, keys, f'entry {position} of "{list_name}"')
             if entry["id"] in ids:
                 raise UsageError(f'two of its "{list_name}" have the id {entry["id"]!r}')
             ids.add(entry["id"])
@@ -183,7 +192,8 @@ def _check_lists(content: Any) -> None:
             )
 
 
-def _require_keys(entry: Any, keys: tuple[str, ...], where: str) -> None:
+def require_keys(entry: Any, keys: Sequence[str], where: str) -> None:
+    """Raises UsageError where it is not an object with the keys, those of ids with ids."""
     if not isinstance(entry, dict):
         raise UsageError(f"not in COCO format: {where} is not an object")
     for key in keys:
@@ -199,7 +209,7 @@ def _check_images(images: list[dict[str, Any]]) -> dict[int, tuple[float, float]
         if not isinstance(image["file_name"], str):
             raise UsageError(f'the "file_name" of image {image["id"]!r} is not a text')
         for key in ("height", "width"):
-            if not _is_number(image[key]) or image[key] <= 0:
+            if not is_number(image[key]) or image[key] <= 0:
                 raise UsageError(
                     f'the "{key}" of image {image["id"]!r} is {_show(image[key])}, '
                     "not a number of pixels"
@@ -216,34 +226,53 @@ def _check_annotations(
     lacks: dict[str, Any] = {}
     for annotation in annotations:
         id = annotation["id"]
-        for key, known, where in (
-            ("image_id", sizes, "images"),
-            ("category_id", categories, "categories"),
-        ):
-            if annotation[key] not in known:
-                raise UsageError(
-                    f"annotation {id!r} has the {key} {_show(annotation[key])}, "
-                    f'which is not in its "{where}"'
-                )
-        if not _is_box(annotation["bbox"]):
-            raise UsageError(
-                f"the bbox of annotation {id!r} is {_show(annotation['bbox'])}, "
-                "not 4 finite numbers [x, y, width, height]"
-            )
+        check_object(annotation, f"annotation {id!r}", sizes, categories)
         if annotation.get("ignore"):
             raise UsageError(
                 f'annotation {id!r} has "ignore", which Detectron2 does not know; for a '
                 'region to be left out of the training, "iscrowd": 1 does the same'
             )
-        if not _is_mask(annotation.get("segmentation"), sizes[annotation["image_id"]]):
-            raise UsageError(
-                f"the segmentation of annotation {id!r} is {_show(annotation['segmentation'])}, "
-                "neither a list of polygons [x, y, x, y, ...] nor a run-length encoding of the "
-                "image's size"
-            )
         for missing in _what_it_lacks(annotation):
             lacks.setdefault(missing, id)
     return lacks
+
+
+def check_object(
+    record: dict[str, Any],
+    what: str,
+    sizes: Mapping[Any, tuple[float, float]],
+    category_ids: Container[Any],
+    whose: str = "its",
+) -> None:
+    """
+    Checks the values of an annotation, or of a detection in COCO's results format.
+
+    Args:
+        what: names it.
+        sizes: id of an image -> (width, height).
+        whose: the images and categories are.
+
+    Raises:
+        UsageError: on an unknown image or category, a bbox or a segmentation that isn't one.
+    """
+    for key, known, where in (
+        ("image_id", sizes, "images"),
+        ("category_id", category_ids, "categories"),
+    ):
+        if record[key] not in known:
+            raise UsageError(
+                f'{what} has the {key} {_show(record[key])}, which is not in {whose} "{where}"'
+            )
+    if "bbox" in record and not _is_box(record["bbox"]):
+        raise UsageError(
+            f"the bbox of {what} is {_show(record['bbox'])}, not 4 finite numbers "
+            "[x, y, width, height]"
+        )
+    if not _is_mask(record.get("segmentation"), sizes[record["image_id"]]):
+        raise UsageError(
+            f"the segmentation of {what} is {_show(record['segmentation'])}, neither a list of "
+            "polygons [x, y, x, y, ...] nor a run-length encoding of the image's size"
+        )
 
 
 def _check_boxes(
@@ -285,7 +314,7 @@ def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
     return missing
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return _are_numbers([value])
 
 

@@ -1,10 +1,10 @@
 """The images of a dataset, read; one that can't be is named."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import SizeMismatchError, read_image
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
@@ -29,28 +29,31 @@ class ImageMapper:
         try:
             _require_8_bits(path)
             return self._mapper(record)
-        except SizeMismatchError as error:
-            raise UsageError(f"the annotations do not fit the image {path}: {error}") from error
         except Exception:
-            read(path, "BGR")  # tells whether it was the image
+            read(path, "BGR", record)  # tells whether it was the image
             raise
 
 
-def read(path: str, format: str) -> np.ndarray:
+def read(path: str, format: str, record: Mapping[str, Any] | None = None) -> np.ndarray:
     """
     Detectron2's read_image: uint8, (H, W, 3), turned upright by what a camera has noted.
 
     Args:
         format: "RGB" or "BGR".
+        record: with the "width" and "height" that the image has to have; None for any.
 
     Raises:
-        UsageError: it can't be read, or has more than 8 bits.
+        UsageError: it can't be read, has more than 8 bits, or is of another size.
     """
     try:
         _require_8_bits(path)
-        return read_image(path, format)
+        image = read_image(path, format)
+        check_image_size(dict(record or {}), image)
+        return image
     except UsageError:
         raise
+    except SizeMismatchError as error:
+        raise UsageError(f"the annotations do not fit the image {path}: {error}") from error
     except Exception as error:  # any kind, on a file that isn't what it should be
         raise UsageError(
             f"the image {path} can't be read: {one_line(error)}; mend it, or leave it out"
@@ -64,3 +67,9 @@ def _require_8_bits(path: str) -> None:
                 f"the image {path} has more than 8 bits, values up to {image.getextrema()[1]}: "
                 "scale it to 0 to 255 and save it with 8"
             )
+
+
+def evenly_spread(records: Sequence[Any], count: int) -> list[Any]:
+    """The middles of that many equal parts; all records where there are fewer."""
+    count = min(count, len(records))
+    return [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
