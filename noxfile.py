@@ -28,13 +28,17 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def oldest_torch(session: nox.Session) -> None:
+    requirements = Path(session.create_tmp()) / "requirements.txt"
+    requirements.write_text("\n".join(oldest_requirements()))
+    make_test(session, requirements)
+
+
+def oldest_requirements() -> list[str]:
+    """The lines of requirements.txt, those of requirements-oldest.txt in place of its own."""
     oldest = Path("requirements-oldest.txt").read_text().splitlines()
     replaced = tuple(line.partition("==")[0] + "==" for line in oldest)
     lines = Path("requirements.txt").read_text().splitlines()
-    requirements = Path(session.create_tmp()) / "requirements.txt"
-    lines = [line for line in lines if not line.startswith(replaced)]
-    requirements.write_text("\n".join(lines + oldest))
-    make_test(session, requirements)
+    return [line for line in lines if not line.startswith(replaced)] + oldest
 
 
 def make_test(session: nox.Session, requirements: Path) -> None:
