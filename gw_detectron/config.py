@@ -157,6 +157,14 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differences(configs: Sequence[Mapping[str, Any]], at_most: int = 3) -> list[str]:
+    """For each of some configs, the keys in which not all of them agree with its values."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    differing = [k for k in keys if any(c.get(k) != configs[0].get(k) for c in configs)]
+    more = ", ..." if len(differing) > at_most else ""
+    return [", ".join(f"{k} {c.get(k)}" for k in differing[:at_most]) + more for c in configs]
+
+
 def choose_device(cfg: CfgNode, num_processes: int = 1) -> bool:
     """
     Makes MODEL.DEVICE the CPU where there is no GPU, which several processes have to be asked for.

@@ -6,7 +6,7 @@ import sys
 
 from gw_detectron.errors import UsageError, ends_with_one_line
 from gw_detectron.runs.plot import require_plottable, save_plot
-from gw_detectron.runs.run import find_runs, read_run
+from gw_detectron.runs.run import find_runs
 from gw_detectron.runs.table import make_table
 
 EXAMPLE = """
@@ -40,7 +40,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     if args.plot:
         require_plottable(args.plot)
-    table = make_table(map(read_run, find_runs(args.runs)))
+    table = make_table(find_runs(args.runs))
     if args.csv:
         print(table.csv(), end="")
         print(*table.problem_lines()[1:], sep="\n", end="", file=sys.stderr)

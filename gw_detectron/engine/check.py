@@ -16,8 +16,6 @@ from ..errors import UsageError
 
 # What Detectron2 compares with, and takes anything else for one of them or fails far away
 _CHOICES = {
-    "MODEL.META_ARCHITECTURE": tuple(name for name, _ in META_ARCH_REGISTRY),
-    "MODEL.BACKBONE.NAME": tuple(name for name, _ in BACKBONE_REGISTRY),
     "INPUT.FORMAT": ("BGR", "YUV-BT.601", *Image.MODES),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
@@ -45,7 +43,11 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         UsageError: names the key, its value and what it may be.
     """
     values = flatten(cfg)
-    for key, choices in _CHOICES.items():
+    registered = {
+        "MODEL.META_ARCHITECTURE": [name for name, _ in META_ARCH_REGISTRY],
+        "MODEL.BACKBONE.NAME": [name for name, _ in BACKBONE_REGISTRY],
+    }
+    for key, choices in (registered | _CHOICES).items():
         if values[key] not in choices:
             nearest = difflib.get_close_matches(values[key], choices, n=3, cutoff=0)
             raise UsageError(

@@ -17,7 +17,7 @@ from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
-# What random numbers are for: the second part of their key, behind SEED
+# What random numbers are for: the second part of their key, after SEED
 ORDER, IMAGE, STEP = range(3)
 
 
@@ -30,7 +30,7 @@ def seed_of(*key: int) -> int:
 def random_numbers_of(*key: int) -> Iterator[None]:
     """
     In the block, the random numbers of Python, NumPy and PyTorch on the CPU are those of the key;
-    after it they go on where they were.
+    after it they resume where they were.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = seed_of(*key)
@@ -106,7 +106,7 @@ class ImageOrder(Sampler):
         return zip(positions, self._sampler, strict=False)
 
     def skip(self, num_batches: int) -> None:
-        """Begins behind so many batches, first with the images that were waiting there."""
+        """Begins after so many batches, first with the images that were waiting there."""
         waiting = defaultdict(list)
         is_wide = functools.cache(self._is_wide)
         self._num_taken = 0

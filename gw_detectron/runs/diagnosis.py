@@ -18,7 +18,7 @@ from ..data.images import ImageMapper
 from ..errors import UsageError, building
 from ..norms.diagnostics import NormStatistics, NormWatcher, common_groups
 from .experiment import norm_label
-from .run import find_runs
+from .run import find_runs, tell_apart
 
 __all__ = ["Diagnosis", "Findings", "diagnose", "find_detectors"]
 
@@ -64,12 +64,12 @@ def find_detectors(paths: Sequence[str]) -> tuple[list[tuple[str, str]], list[st
     """
     detectors, left_out = [], []
     for run in find_runs(paths):
-        files = [os.path.join(run, name) for name in ("config.yaml", "model_final.pth")]
+        files = (os.path.join(run.path, "config.yaml"), run.weights)
         missing = [os.path.basename(file) for file in files if not os.path.isfile(file)]
         if missing:
-            left_out.append(f"{run} has no {' and no '.join(missing)}")
+            left_out.append(f"{run.path} has no {' and no '.join(missing)}")
         else:
-            detectors.append(tuple(files))
+            detectors.append(files)
     if left_out and not detectors:
         raise UsageError(left_out[0])
     return detectors, left_out
@@ -137,16 +137,7 @@ def _common_dataset(configs: Sequence[CfgNode]) -> str:
 
 
 def _labels(configs: Sequence[CfgNode]) -> list[str]:
-    """Their norms, and where these don't tell them apart what their weights' paths don't share."""
     labels = [norm_label(flatten(cfg)) for cfg in configs]
-    paths = [os.path.abspath(cfg.MODEL.WEIGHTS) for cfg in configs]
-    for label in set(labels):
-        same = [index for index, other in enumerate(labels) if other == label]
-        shared = os.path.commonpath([paths[index] for index in same])
-        for index in same if len(same) > 1 else ():
-            part = os.path.relpath(paths[index], shared)
-            labels[index] += f" ({part.removesuffix('/model_final.pth')})"
-    for index, label in enumerate(labels):
-        if label in labels[:index]:
-            raise UsageError(f"{configs[index].MODEL.WEIGHTS} is given twice")
-    return labels
+    return tell_apart(
+        labels, [cfg.MODEL.WEIGHTS.removesuffix("/model_final.pth") for cfg in configs]
+    )

@@ -10,7 +10,6 @@ __all__ = [
     "backbone_norm",
     "canonical_norm",
     "config_label",
-    "differences",
     "is_incidental",
     "norm_keys",
     "norm_label",
@@ -188,11 +187,3 @@ def row_of(config: Config) -> dict[str, Any]:
 def weights_of(config: Config) -> dict[str, Any]:
     """The weights that it starts from, and the input that these want."""
     return {key: config.get(key) for key in _WEIGHTS}
-
-
-def differences(configs: Sequence[Mapping[str, Any]], at_most: int = 3) -> list[str]:
-    """For each of some configs, the keys in which not all of them agree with its values."""
-    keys = dict.fromkeys(key for config in configs for key in config)
-    differing = [k for k in keys if any(c.get(k) != configs[0].get(k) for c in configs)]
-    more = ", ..." if len(differing) > at_most else ""
-    return [", ".join(f"{k} {c.get(k)}" for k in differing[:at_most]) + more for c in configs]

@@ -5,9 +5,9 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config import differences
 from ..errors import UsageError
 from ..files import LOCK_FILE
-from .experiment import differences
 
 __all__ = ["State"]
 

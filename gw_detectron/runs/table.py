@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .experiment import config_label, differences, norm_label, norms, row_of, weights_of
+from ..config import differences
+from .experiment import config_label, norm_label, norms, row_of, weights_of
 from .paper import paper_figures
 from .run import Run
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gw_detectron.engine import argument_parser
+from train_net import argument_parser
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "quickstart" / "faster_rcnn_R_18_FPN_gw.yaml")

@@ -11,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from gw_detectron.engine import argument_parser, main
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from gw_detectron.engine import main  # noqa: E402
+from train_net import argument_parser  # noqa: E402
 
 
 def train(args, folder: Path, kill_while_saving: bool) -> None:

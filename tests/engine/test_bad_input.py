@@ -27,6 +27,7 @@ from PIL import Image
 from gw_detectron import engine
 from gw_detectron.data import register_datasets
 from gw_detectron.errors import UsageError
+from train_net import argument_parser
 
 from .commands import CONFIG, ROOT, TINY
 
@@ -283,7 +284,7 @@ def write_weights(folder):
 
 
 def write_runs(folder):
-    config = engine.load_config(engine.argument_parser().parse_args(arguments(""))).dump()
+    config = engine.load_config(argument_parser().parse_args(arguments(""))).dump()
     checkpoints = {"run": "model_0000001.pth", "gone": "gone.pth"}
     for name in ("run", "gone", "model"):
         (folder / name).mkdir()

@@ -15,7 +15,6 @@ from detectron2.utils import comm
 
 from gw_detectron import engine
 from gw_detectron.engine import Trainer
-from gw_detectron.engine.launch import end_children
 
 from .commands import ROOT, arguments, command
 
@@ -70,7 +69,9 @@ def test_the_iteration_is_ended_and_saved(own_data, tmp_path, send, unbroken, ca
     assert handlers() == before
     assert [path.name for path in tmp_path.glob("*.pth")] == ["model_0000001.pth"]
     assert torch.load(tmp_path / "model_0000001.pth")["iteration"] == 1
-    saved = f"the last checkpoint is safe: {tmp_path}/model_0000001.pth; add --resume to go on"
+    saved = (
+        f"the last checkpoint is safe: {tmp_path}/model_0000001.pth; add --resume to resume the run"
+    )
     assert f"Stopped at iteration 1; {saved}" in (tmp_path / "log.txt").read_text()
     assert "Ctrl-C again" in capfd.readouterr().err
 
@@ -218,23 +219,6 @@ def test_processes_end_together(own_data, tmp_path, start, by):
         assert process.returncode == 130
         assert errors.splitlines()[-1] == "train_net.py: stopped"
         assert "Traceback" not in errors
-
-
-def test_a_second_ctrl_c_kills_processes_that_do_not_end():
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    deaf = context.Process(target=ignore_sigterm, args=(started,))
-    deaf.start()
-    started.wait()
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    end_children()
-    assert deaf.exitcode == -signal.SIGKILL
-
-
-def ignore_sigterm(started):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    started.set()
-    time.sleep(60)
 
 
 def test_one_process_that_is_asked_ends_all(own_data, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from gw_detectron import engine
-from gw_detectron.engine.mixed_precision import CPUAMPTrainer
+from gw_detectron.engine.trainer import CPUAMPTrainer
 from gw_detectron.layers import GroupWhitening
 
 from ..layers import textbook

@@ -1,12 +1,11 @@
 import os
-from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
-import torch
 from detectron2.config import get_cfg
 
 from gw_detectron.engine import output_dir
-from gw_detectron.engine.output_dir import claim, claimed, require_room
+from gw_detectron.engine.output_dir import claim
 from gw_detectron.errors import UsageError
 
 from ..locks import lock_held
@@ -135,54 +134,20 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     assert "No space left on device" in mistake(config(tmp_path))
 
 
-def test_one_process_trains_and_others_may_evaluate(run_there):
+def test_one_process_trains_and_others_may_evaluate(run_there, monkeypatch):
+    monkeypatch.setattr(output_dir, "default_setup", lambda cfg, args: None)
     cfg = config(run_there, **SAME)
+
+    def claimed(**how):
+        return output_dir.claimed(cfg, SimpleNamespace(config_file="", **how))
+
     (run_there / "model_0000009.pth.unfinished").touch()
     with lock_held(run_there):
         with pytest.raises(UsageError, match="OUTPUT_DIR .* is in use by process"):
-            claimed(cfg, resume=True, eval_only=False).__enter__()
-        with claimed(cfg, resume=False, eval_only=True):
+            claimed(resume=True, eval_only=False).__enter__()
+        with claimed(resume=False, eval_only=True):
             pass
         assert (run_there / "model_0000009.pth.unfinished").exists()
     for _ in range(2):
-        with claimed(cfg, resume=True, eval_only=False):
+        with claimed(resume=True, eval_only=False):
             assert not list(run_there.glob("*.unfinished"))
-
-
-class ATrainer(namedtuple("ATrainer", "cfg model optimizer start_iter max_iter")):
-    """Of 1 MB of weights and as much momentum."""
-
-    @classmethod
-    def of(cls, folder, start_iter, max_iter):
-        model = torch.nn.Linear(500, 500, bias=False)
-        cfg = config(folder, SOLVER__CHECKPOINT_PERIOD=10)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        return cls(cfg, model, optimizer, start_iter, max_iter)
-
-
-@pytest.mark.parametrize(
-    "megabytes, start_iter, max_iter, outcome",
-    [
-        (5, 0, 30, "error"),
-        (7, 0, 30, "warning"),
-        (9, 0, 30, None),
-        (5, 20, 30, None),
-        (5, 0, 10, None),
-        (3, 0, 10, "error"),
-        (1, 0, 9, "error"),
-        (0, 30, 30, None),
-    ],
-)
-def test_a_run_needs_room_for_three_checkpoints_and_is_warned_before_all(
-    tmp_path, monkeypatch, caplog, megabytes, start_iter, max_iter, outcome
-):
-    usage = namedtuple("Usage", "free")(megabytes * 10**6)
-    monkeypatch.setattr(output_dir.shutil, "disk_usage", lambda path: usage)
-    trainer = ATrainer.of(tmp_path, start_iter, max_iter)
-    if outcome == "error":
-        with pytest.raises(UsageError, match=f"{megabytes} MB are free.*takes 2 MB"):
-            require_room(trainer)
-        return
-    monkeypatch.setattr(output_dir.logger, "handlers", [caplog.handler])
-    require_room(trainer)
-    assert ("make room for 4" in caplog.text) == (outcome == "warning")

@@ -5,9 +5,9 @@ import pytest
 pytest.importorskip("detectron2")
 
 from gw_detectron.errors import UsageError
-from gw_detectron.runs.run import find_runs, last_record, read_run
+from gw_detectron.runs.run import find_runs, last_record, read_run, tell_apart
 
-from .synthetic import eval_record, train_record, write_run
+from .synthetic import eval_record, everywhere, train_record, write_run
 
 
 def test_a_finished_run_gives_its_losses_and_aps(tmp_path):
@@ -118,7 +118,7 @@ Traceback (most recent call last):
         (
             "torch.OutOfMemoryError: CUDA out of memory.",
             False,
-            "stopped at iteration 59 of 200 by OutOfMemoryError: CUDA out of memory.",
+            "stopped at iteration 59 of 200: OutOfMemoryError: CUDA out of memory.",
         ),
     ],
 )
@@ -159,20 +159,44 @@ def test_what_is_missing_is_said(tmp_path):
     assert read_run(str(path)).problem == "no config.yaml"
 
 
-def test_a_config_that_would_run_code_is_not_read(tmp_path):
+def test_a_config_that_would_run_code_is_not_read_unless_it_is_trusted(tmp_path):
     path = tmp_path / "run"
     write_run(path)
-    trap = f"SOLVER: !!python/object/apply:os.mkdir ['{tmp_path / 'trap'}']\n"
-    (path / "config.yaml").write_text(trap)
-    assert read_run(str(path)).problem.startswith("config.yaml can't be read")
+    trap = f"TRAP: !!python/object/apply:os.mkdir ['{tmp_path / 'trap'}']\n"
+    (path / "config.yaml").write_text(f"{(path / 'config.yaml').read_text()}{trap}")
+    run = read_run(str(path))
+    assert "YAML tag" in run.problem and "--trust-config" in run.problem and not run.config
     assert not (tmp_path / "trap").exists()
+    assert read_run(str(path), trust=True).finished and (tmp_path / "trap").exists()
+
+
+def test_its_files_and_its_label(tmp_path):
+    path = write_run(tmp_path / "run", DATASETS__TEST="('val', 'pets')", **everywhere("GN"))
+    run = read_run(path)
+    assert (run.label, run.test_sets) == ("GN", ["val", "pets"])
+    assert run.weights == f"{path}/model_final.pth"
+    file = tmp_path / "run" / "inference" / "coco_instances_results.json"
+    assert run.results_file("pets") is None
+    file.parent.mkdir()
+    file.touch()
+    assert run.results_file("pets") == str(file)  # where Detectron2 has put those of "val" before
+    assert run.results_file("val") is None
+
+
+def test_labels_are_told_apart_by_what_the_paths_do_not_share():
+    paths = ["out/GN/seed1", "out/GN/seed2/", "out/GW/seed1"]
+    assert tell_apart(["GN", "GN", "GW"], paths) == ["GN (seed1)", "GN (seed2)", "GW"]
+    assert tell_apart(["GN"] * 3, paths)[1:] == ["GN (GN/seed2)", "GN (GW/seed1)"]
+    assert tell_apart(["GN", "GW"], ["out", "out"]) == ["GN", "GW"]
+    with pytest.raises(UsageError, match="out is given twice"):
+        tell_apart(["GN", "GN"], ["out", "out"])
 
 
 def test_runs_are_found_in_directories_each_once(tmp_path):
     for name in ("b/seed2", "b/seed1", "a"):
         write_run(tmp_path / name)
     (tmp_path / "a" / "inference").mkdir()
-    found = find_runs([str(tmp_path / "b" / "seed2"), str(tmp_path)])
+    found = [run.path for run in find_runs([str(tmp_path / "b" / "seed2"), str(tmp_path)])]
     expected = ["b/seed2", "a", "b/seed1"]
     assert found == [str(tmp_path / name) for name in expected]
 

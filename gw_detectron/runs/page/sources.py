@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import UsageError
-from ..experiment import norm_label
-from ..run import Run, find_runs, read_run
+from ..run import Run, find_runs, tell_apart
 
 __all__ = ["Source", "common_dataset", "find_sources"]
 
@@ -70,12 +69,12 @@ def find_sources(texts: Sequence[str]) -> tuple[list[Source], list[str]]:
         if os.path.isfile(path):
             sources.append(Source(label or os.path.splitext(os.path.basename(path))[0], path))
             continue
-        runs = [read_run(folder) for folder in find_runs([path])]
+        runs = find_runs([path])
         usable = [run for run in runs if _is_usable(run)]
         unusable = [f"{run.path}: {_why_unusable(run)}" for run in runs if run not in usable]
         if not usable:
             raise UsageError(unusable[0])
-        sources += [Source(label or norm_label(run.config), run.path, run.config) for run in usable]
+        sources += [Source(label or run.label, run.path, run.config) for run in usable]
         left_out += unusable
     return _told_apart(sources), left_out
 
@@ -104,16 +103,12 @@ def _why_unusable(run: Run) -> str:
 
 def _told_apart(sources: list[Source]) -> list[Source]:
     """Those of one label get the part of their paths that they don't share."""
-    by_path: dict[str, Source] = {}
-    for source in sources:
-        if by_path.setdefault(os.path.realpath(source.path), source) is not source:
-            raise UsageError(f"{source.path} is given twice")
-    for label in {source.label for source in sources}:
-        same = [path for path, source in by_path.items() if source.label == label]
-        for path in same if len(same) > 1 else ():
-            part = os.path.relpath(path, os.path.commonpath(same))
-            by_path[path] = replace(by_path[path], label=f"{label} ({part})")
-    return list(by_path.values())
+    paths = [os.path.realpath(source.path) for source in sources]
+    for index, path in enumerate(paths):
+        if path in paths[:index]:
+            raise UsageError(f"{sources[index].path} is given twice")
+    labels = tell_apart([source.label for source in sources], paths)
+    return [replace(s, label=label) for s, label in zip(sources, labels, strict=True)]
 
 
 def common_dataset(sources: Sequence[Source]) -> str:

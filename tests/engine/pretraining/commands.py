@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gw_detectron.engine.pretraining import argument_parser
+from pretrain_imagenet import argument_parser
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "ImageNet-Classification"
 TINY = [

@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from gw_detectron.engine.pretraining import main
-from gw_detectron.engine.pretraining.batch_statistics import share_batch_statistics
+from gw_detectron.engine.pretraining.trainer import ClassifierTrainer, share_batch_statistics
 
 from .commands import arguments
 
@@ -19,18 +19,14 @@ def train_and_report(args, folder):
     share_known_statistics(folder)
     with pytest.MonkeyPatch.context() as patch:
         kept = []
-        patch.setattr(
-            "gw_detectron.engine.pretraining.trainer.Trainer.after_train", keep_model(kept)
-        )
+        patch.setattr(ClassifierTrainer, "after_train", keep_model(kept))
         results = main(args)
     torch.save(kept[0], folder / f"model_{comm.get_rank()}.pth")
     (folder / f"results_{comm.get_rank()}.json").write_text(json.dumps(results))
 
 
 def keep_model(kept):
-    from gw_detectron.engine.pretraining.trainer import Trainer
-
-    after_train = Trainer.after_train
+    after_train = ClassifierTrainer.after_train
 
     def keep(self):
         kept.append(self.model.module.state_dict())

@@ -11,8 +11,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from gw_detectron.engine.pretraining import engine
-from gw_detectron.engine.pretraining.trainer import Trainer
+from gw_detectron.engine import pretraining
+from gw_detectron.engine.pretraining.trainer import ClassifierTrainer as Trainer
 from gw_detectron.errors import UsageError
 
 from .commands import CONFIGS, arguments, remove_checkpoints
@@ -40,7 +40,7 @@ def trained(data, tmp_path_factory):
             output = tmp_path_factory.mktemp(norm)
             opts = ["PRETRAINING.EPOCHS", 5, "PRETRAINING.EVAL_EPOCHS", 2]
             opts += ["PRETRAINING.CHECKPOINT_EPOCHS", 1, *NORMS[norm]]
-            results = engine.main(arguments(data, output, config=f"R_18_{norm}", opts=opts))
+            results = pretraining.main(arguments(data, output, config=f"R_18_{norm}", opts=opts))
             runs[norm] = output, results
         return runs[norm]
 
@@ -71,17 +71,19 @@ def test_training_learns_and_leaves_its_results(trained, norm):
 def test_evaluation_alone_gives_the_same_numbers(data, trained, norm):
     output, results = trained(norm)
     weights = ["MODEL.WEIGHTS", output / "model_final.pth", *NORMS[norm]]
-    again = engine.main(arguments(data, output, "--eval-only", config=f"R_18_{norm}", opts=weights))
+    again = pretraining.main(
+        arguments(data, output, "--eval-only", config=f"R_18_{norm}", opts=weights)
+    )
     assert again == results
     resumed = arguments(
         data, output, "--eval-only", "--resume", config=f"R_18_{norm}", opts=NORMS[norm]
     )
-    assert engine.main(resumed) == results
+    assert pretraining.main(resumed) == results
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(data, tmp_path, monkeypatch):
     opts = ["PRETRAINING.CHECKPOINT_EPOCHS", 1]
-    engine.main(arguments(data, tmp_path / "unbroken", opts=opts))
+    pretraining.main(arguments(data, tmp_path / "unbroken", opts=opts))
     run_step = Trainer.run_step
 
     def stop_at_5(self):
@@ -91,29 +93,27 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(data, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Trainer, "run_step", stop_at_5)
     with pytest.raises(RuntimeError, match="power cut"):
-        engine.main(arguments(data, tmp_path, opts=opts))
+        pretraining.main(arguments(data, tmp_path, opts=opts))
     assert not (tmp_path / "backbone.pth").exists()
 
     iterations = []
     monkeypatch.setattr(
         Trainer, "run_step", lambda self: (iterations.append(self.iter), run_step(self))
     )
-    engine.main(arguments(data, tmp_path, "--resume", opts=opts))
+    pretraining.main(arguments(data, tmp_path, "--resume", opts=opts))
     assert iterations == [3, 4, 5]
     resumed, unbroken = (
         torch.load(folder / "backbone.pth")["model"] for folder in (tmp_path, tmp_path / "unbroken")
     )
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
     # a finished run has nothing left to train, and says its result again
-    assert engine.main(arguments(data, tmp_path, "--resume", opts=opts))["classification"]
+    assert pretraining.main(arguments(data, tmp_path, "--resume", opts=opts))["classification"]
     assert iterations == [3, 4, 5]
 
 
-def test_a_run_that_is_asked_to_end_is_saved_with_its_average(
-    data, tmp_path, monkeypatch, heeded_signals
-):
-    opts = ["PRETRAINING.EMA.ENABLED", True, "PRETRAINING.CHECKPOINT_EPOCHS", 99]
-    engine.main(arguments(data, tmp_path / "unbroken", opts=opts))
+def test_a_run_that_is_asked_to_end_is_saved(data, tmp_path, monkeypatch, heeded_signals):
+    opts = ["PRETRAINING.CHECKPOINT_EPOCHS", 99]
+    pretraining.main(arguments(data, tmp_path / "unbroken", opts=opts))
     run_step, iterations = Trainer.run_step, []
 
     def asked_in_4(self):
@@ -124,8 +124,8 @@ def test_a_run_that_is_asked_to_end_is_saved_with_its_average(
 
     monkeypatch.setattr(Trainer, "run_step", asked_in_4)
     with pytest.raises(KeyboardInterrupt):
-        engine.main(arguments(data, tmp_path, opts=opts))
-    engine.main(arguments(data, tmp_path, "--resume", opts=opts))
+        pretraining.main(arguments(data, tmp_path, opts=opts))
+    pretraining.main(arguments(data, tmp_path, "--resume", opts=opts))
     assert iterations == [0, 1, 2, 3, 4, 5]
     resumed, unbroken = (
         torch.load(folder / "backbone.pth")["model"] for folder in (tmp_path, tmp_path / "unbroken")
@@ -166,7 +166,7 @@ def test_a_detector_starts_from_the_written_file(data, trained, norm, monkeypatc
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
-    cfg = engine.load_config(arguments(data, output, config=f"R_18_{norm}", opts=NORMS[norm]))
+    cfg = pretraining.load_config(arguments(data, output, config=f"R_18_{norm}", opts=NORMS[norm]))
     classifier = build_model(cfg)
     classifier.load_state_dict(final)
     classifier.eval()
@@ -195,41 +195,10 @@ def test_a_detector_that_starts_from_it_trains(trained):
 
 
 def test_mixed_precision_trains_on_the_cpu(data, tmp_path):
-    engine.main(arguments(data, tmp_path, opts=["SOLVER.AMP.ENABLED", True]))
+    pretraining.main(arguments(data, tmp_path, opts=["SOLVER.AMP.ENABLED", True]))
     assert math.isfinite(metrics(tmp_path)[0]["total_loss"])
     weights = torch.load(tmp_path / "backbone.pth", weights_only=True)["model"]
     assert {value.dtype for value in weights.values()} == {torch.float32}
-
-
-def test_the_averaged_weights_are_evaluated_and_written(data, tmp_path):
-    opts = ["PRETRAINING.EMA.ENABLED", True, "PRETRAINING.EMA.DECAY", 0.5]
-    engine.main(arguments(data, tmp_path, opts=[*opts, "PRETRAINING.CHECKPOINT_EPOCHS", 1]))
-    assert "classification_ema/top1" in metrics(tmp_path)[-1]
-
-    # three iterations further on, with every iteration's weights kept
-    kept = []
-    run_step = Trainer.run_step
-
-    def keep(self):
-        run_step(self)
-        kept.append(self.model.linear.weight.detach().clone())
-
-    last = torch.load(tmp_path / "model_final.pth")
-    name = "module.linear.weight"
-    average = last["trainer"]["hooks"]["EMA"][name].clone()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "run_step", keep)
-        engine.main(arguments(data, tmp_path, "--resume", opts=[*opts, "PRETRAINING.EPOCHS", 3]))
-    assert len(kept) == 3
-    for weight in kept:
-        average = 0.5 * average + 0.5 * weight
-    written = torch.load(tmp_path / "model_ema.pth", weights_only=True)["model"]
-    assert torch.allclose(written["linear.weight"], average, atol=1e-6)
-    backbone = torch.load(tmp_path / "backbone.pth", weights_only=True)["model"]
-    assert torch.equal(backbone["stem.conv1.weight"], written["backbone.stem.conv1.weight"])
-    weights = ["MODEL.WEIGHTS", tmp_path / "model_ema.pth"]
-    again = engine.main(arguments(data, tmp_path, "--eval-only", opts=weights))
-    assert again["classification"]["top1"] == metrics(tmp_path)[-1]["classification_ema/top1"]
 
 
 def test_precise_statistics_are_those_of_the_training_images(data, tmp_path):
@@ -241,11 +210,11 @@ def test_precise_statistics_are_those_of_the_training_images(data, tmp_path):
         args = arguments(
             data, output, config="R_18_bn", opts=[*opts, "TEST.PRECISE_BN.ENABLED", enabled]
         )
-        engine.main(args)
-        model = build_model(engine.load_config(args))
+        pretraining.main(args)
+        model = build_model(pretraining.load_config(args))
         model.load_state_dict(torch.load(output / "model_final.pth")["model"])
         conv, norm = model.backbone.stem.conv1, model.backbone.stem.conv1.norm
-        batches = Trainer.build_test_loader(engine.load_config(args), "train")
+        batches = Trainer.build_test_loader(pretraining.load_config(args), "train")
         images = torch.cat([batch["image"] for batch in batches])
         values = torch.nn.functional.conv2d(
             (images - model.pixel_mean) / model.pixel_std, conv.weight, stride=2, padding=3
@@ -259,7 +228,7 @@ def test_another_run_in_the_folder_is_left_alone(data, trained):
     output, _ = trained("gw")
     before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
     with pytest.raises(UsageError, match="holds a run: add --resume"):
-        engine.main(arguments(data, output, opts=NORMS["gw"]))
+        pretraining.main(arguments(data, output, opts=NORMS["gw"]))
     assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
 
 
@@ -273,5 +242,5 @@ def test_weights_that_would_run_code_are_not_read(data, tmp_path, monkeypatch, o
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {"weight": torch.zeros(1)}, "more": RunsCode()}, "hostile.pth")
     with pytest.raises(UsageError, match="hostile.pth .*code"):
-        engine.main(arguments(data, "out", option, opts=["MODEL.WEIGHTS", "hostile.pth"]))
+        pretraining.main(arguments(data, "out", option, opts=["MODEL.WEIGHTS", "hostile.pth"]))
     assert not os.path.exists("ran")

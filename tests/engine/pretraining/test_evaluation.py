@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gw_detectron.engine.pretraining.evaluation import TopKEvaluator
+from gw_detectron.engine.pretraining.trainer import TopKEvaluator
 
 # seven classes; the comments rank them from the likeliest
 LOGITS = torch.tensor(

@@ -1,0 +1,120 @@
+"""A config that comes with somebody's run or download runs no code, through whichever tool."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import detectron2.model_zoo
+import pytest
+import yaml
+
+from gw_detectron.config import CONFIGS, load_config, stated_keys
+from gw_detectron.errors import UsageError
+
+TOOLS = Path(__file__).parents[1] / "tools"
+RETINANET = Path(detectron2.model_zoo.__file__).parent / "configs" / "Base-RetinaNet.yaml"
+QUICKSTART = CONFIGS / "quickstart" / "faster_rcnn_R_18_FPN_gw.yaml"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, whose payload.yaml makes a folder `ran` where its tag is taken."""
+    monkeypatch.chdir(tmp_path)
+    payload = "SOLVER:\n  GAMMA: !!python/object/apply:os.makedirs ['ran', 511, true]\n"
+    (tmp_path / "payload.yaml").write_text(payload)
+    return tmp_path
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def based_on(folder, depth):
+    """A config that inherits from payload.yaml through so many files."""
+    path = "payload.yaml"
+    for level in range(depth):
+        path = write(folder / f"{level}.yaml", f"_BASE_: {path}\n")
+    return path
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_tag_is_refused_in_one_line_at_any_depth(folder, depth):
+    with pytest.raises(UsageError, match="payload.yaml has a YAML tag.*add --trust-config") as e:
+        load_config(based_on(folder, depth))
+    assert "\n" not in str(e.value) and not (folder / "ran").exists()
+    with pytest.raises(UsageError, match="--trust-config"):
+        stated_keys(based_on(folder, depth), [])
+    assert not (folder / "ran").exists()
+
+
+def test_a_tag_is_taken_where_it_is_trusted(folder):
+    load_config(based_on(folder, 1), trust=True)
+    assert (folder / "ran").exists()
+
+
+def test_detectron2s_own_tags_are_taken(folder):
+    assert load_config(str(RETINANET)).MODEL.ANCHOR_GENERATOR.SIZES[0][0] == 32
+    mine = write(folder / "mine.yaml", f"_BASE_: {RETINANET}\nSEED: 3\n")
+    cfg = load_config(mine, ["SOLVER.MAX_ITER", "7"])
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.SEED, cfg.SOLVER.MAX_ITER) == ("RetinaNet", 3, 7)
+    assert {"SEED", "SOLVER.MAX_ITER", "MODEL.RETINANET.NUM_CLASSES"} >= stated_keys(
+        mine, ["SOLVER.MAX_ITER", "7"]
+    ) - stated_keys(str(RETINANET), [])
+
+
+def test_a_link_to_detectron2s_config_does_not_bring_a_base_from_beside_it(folder):
+    (folder / "configs").mkdir()
+    (folder / "configs" / "linked.yaml").symlink_to(RETINANET)
+    write(folder / "configs" / "Base-RCNN-FPN.yaml", (folder / "payload.yaml").read_text())
+    with pytest.raises(UsageError, match="--trust-config"):
+        load_config("configs/linked.yaml")
+    assert not (folder / "ran").exists()
+
+
+def test_an_address_is_not_trusted_from_within_the_trusted_folder(monkeypatch):
+    from gw_detectron import config
+
+    monkeypatch.chdir(CONFIGS)
+    assert config._is_ours("quickstart/Base-R-18-FPN.yaml")
+    assert not config._is_ours("https://example.org/Base.yaml")
+    assert not config._is_ours("../payload.yaml")
+
+
+RUN = "RUN"  # a run's folder, whose config.yaml inherits from the payload
+COMMANDS = {
+    "train_net.py": ["--config-file", "child.yaml"],
+    "pretrain_imagenet.py": ["--config-file", "child.yaml"],
+    "compare_norms.py": ["--config-file", "child.yaml", "--norms", "GN", "--output", "out"],
+    "analyze_config.py": ["--config-file", "child.yaml"],
+    "benchmark.py layers": ["--config-file", "child.yaml"],
+    "benchmark.py model": ["--config-file", "child.yaml"],
+    "export_model.py": ["--config-file", "child.yaml", "--format", "torchscript", "--output", "o"],
+    "visualize.py": [RUN, "--on", "gw_shapes_val", "--output", "out"],
+    "diagnose.py": [RUN, "--on", "gw_shapes_val", "--output", "out"],
+}
+
+
+@pytest.mark.parametrize("tool", COMMANDS)
+def test_no_tool_runs_the_code_of_a_config(tool, folder):
+    write(folder / "child.yaml", "_BASE_: payload.yaml\n")
+    config = load_config(str(QUICKSTART), ["MODEL.WEIGHTS", ""]).dump()
+    write(folder / RUN / "config.yaml", f"_BASE_: ../payload.yaml\n{config}")
+    write(folder / RUN / "model_final.pth", "")
+    script, *command = tool.split()
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / script), *command, *COMMANDS[tool]],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DETECTRON2_DATASETS": str(folder)},
+    )
+    assert not (folder / "ran").exists()
+    assert done.returncode == 2, done.stderr
+    assert "payload.yaml has a YAML tag" in done.stderr.splitlines()[-1]
+    assert "--trust-config" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_what_a_run_writes_as_its_config_has_no_tags():
+    yaml.safe_load(load_config(str(RETINANET)).dump())
