@@ -1,5 +1,5 @@
-# Where the environment is made, and the interpreter that it is made with unless it is there already:
-# PYTHON=python3.12 make test
+# Where the environment is made, the interpreter that it is made with unless it is there already, and
+# what is installed: PYTHON=python3.12 make test
 VENV ?= .venv
 PYTHON ?= $(if $(wildcard $(READY)),$(VENV)/bin/python,python3)
 REQUIREMENTS ?= requirements.txt
@@ -34,7 +34,7 @@ docs: environment  ## renew docs/tour.md: run its commands, put their outputs in
 test: environment  ## check the format, the code and the tests
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m ruff check
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # With what is installed. Most of the time is compiling Triton's kernels: in several processes, where
 # pytest-xdist is there, of two threads each.

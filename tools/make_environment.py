@@ -28,7 +28,7 @@ def main(venv: Path, requirements: Path) -> None:
             f"make_environment: Python {', '.join(supported)} are supported, but {sys.executable} "
             f"is {found}; name another, e.g.: PYTHON=python{supported[-1]} make test"
         )
-    parent = venv / f"lib/python{found}/site-packages/parent.pth"
+    parent = venv / f"lib/python{found}/site-packages/parent_environment.pth"
     if Path(sys.prefix).resolve() == venv:
         shares = parent.exists()
     else:
