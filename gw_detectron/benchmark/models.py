@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..config import flatten
 from ..errors import UsageError
 from ..layers import GroupWhitening, set_backend
-from ..runs.entries import parse_entries
+from ..runs.config_norms import parse_entries
 from .inputs import find_inputs, require_triton
 from .machine import Machine
 from .memory import peak_bytes, saved_bytes

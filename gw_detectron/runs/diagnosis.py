@@ -17,7 +17,7 @@ from ..data.coco import require_files
 from ..data.images import ImageMapper
 from ..errors import UsageError, building
 from ..norms.diagnostics import NormStatistics, NormWatcher, common_groups
-from .experiment import norm_label
+from .config_norms import norm_label
 from .run import find_runs, tell_apart
 
 __all__ = ["Diagnosis", "Findings", "diagnose", "find_detectors"]

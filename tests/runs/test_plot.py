@@ -64,7 +64,7 @@ def test_a_line_a_norm_is_the_mean_over_the_seeds_and_the_band_their_deviation(d
     (band,) = ap.collections  # GW has one seed
     y = band.get_paths()[0].vertices[:, 1]
     assert (y.min(), y.max()) == pytest.approx((31 - 2**0.5, 41 + 2**0.5))
-    assert {text.get_text() for legend in figure.subfigs[1].legends for text in legend.texts} == {
+    assert {text.get_text() for legend in figure.legends for text in legend.texts} == {
         "GN",
         "GW",
     }
