@@ -44,7 +44,8 @@ def main(args: argparse.Namespace) -> None:
     table = make_table(find_runs(args.runs, args.trust_config))
     if args.csv:
         print(table.csv(), end="")
-        print(*table.problem_lines()[1:], sep="\n", file=sys.stderr)
+        for path, why in table.problems:
+            print(f"not in the table: {path}: {why}", file=sys.stderr)
     else:
         print(table.markdown(), end="")
     if args.plot and not table.lines:

@@ -93,8 +93,10 @@ class Table:
 
     def markdown(self) -> str:
         """The table, what its columns mean, and the runs that are not in it."""
+        problems = [f"- {path}: {why}" for path, why in self.problems]
+        problems = ["", "Not in the table:", "", *problems] if problems else []
         if not self.lines:
-            return "\n".join(["No run has a result yet.", *self.problem_lines()]) + "\n"
+            return "\n".join(["No run has a result yet.", *problems]) + "\n"
         frame = self._frame()
         hidden = [name for name in frame if name in ("dataset", "gain over") or name[-4:] == " std"]
         names = list(frame.drop(columns=hidden))
@@ -113,17 +115,11 @@ class Table:
         if "difference" in frame:
             notes.append("Difference: AP minus the paper's.")
         legend = ["", " ".join(notes)] if notes else []
-        return "\n".join([table, *legend, *self.problem_lines()]) + "\n"
+        return "\n".join([table, *legend, *problems]) + "\n"
 
     def csv(self) -> str:
         """A header and the lines, a number a cell, unrounded; without the runs in problems."""
         return self._frame().to_csv(index=False, lineterminator="\n") if self.lines else ""
-
-    def problem_lines(self) -> list[str]:
-        """One a run that is not in a line, under a heading; [] where there is none."""
-        if not self.problems:
-            return []
-        return ["", "Not in the table:", ""] + [f"- {path}: {why}" for path, why in self.problems]
 
     def _frame(self) -> pd.DataFrame:
         """The columns in which a line has something, and the gain."""

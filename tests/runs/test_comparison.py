@@ -1,6 +1,5 @@
 """The order of things around the training runs, for which a script writes results at once here."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -37,27 +36,23 @@ class Training:
     """Stands for tools/train_net.py."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.script = folder, folder / "train_net.py"
         folder.mkdir()
-        self.script = folder / "train_net.py"
         self.script.write_text(TRAIN_NET)
 
-    def set(self, norm, seed=1, **how):
-        """The run that it makes, as write_run does."""
-        folder = self.folder / f"{norm} {seed}"
-        folder.unlink() if folder.is_file() else shutil.rmtree(folder, ignore_errors=True)
-        write_run(folder, SEED=seed, **everywhere(norm), **how)
+    def set(self, norm, seed=1, text="", **how):
+        """What it makes: a run as write_run writes it, or nothing but a text."""
+        outcome = self.folder / f"{norm} {seed}"
+        shutil.rmtree(outcome) if outcome.is_dir() else outcome.unlink(missing_ok=True)
+        if text:
+            return outcome.write_text(text)
+        write_run(outcome, SEED=seed, **everywhere(norm), **how)
         for name in ("model_0000099.pth", "model_final.pth"):
-            (folder / name).touch()
-
-    def fail(self, norm, text):
-        shutil.rmtree(self.folder / f"{norm} 1", ignore_errors=True)
-        (self.folder / f"{norm} 1").write_text(text)
+            (outcome / name).touch()
 
     @property
     def started(self):
-        file = self.folder / "started"
-        return file.read_text().splitlines() if file.exists() else []
+        return (self.folder / "started").read_text().splitlines()
 
 
 @pytest.fixture
@@ -101,15 +96,14 @@ def test_all_norms_of_a_seed_come_before_the_next_seed(compare, training, tmp_pa
     assert done.startswith("run 1 of 4: BN, seed 1: box AP 40.0, after ")
 
 
-def test_checkpoints_are_kept_on_request(compare, tmp_path):
-    compare("BN", options=["--keep-checkpoints"])
-    assert len(list((tmp_path / "output").glob("BN/seed1/*.pth"))) == 2
-
-
-def test_finished_runs_are_not_repeated_and_norms_and_seeds_can_be_added(compare, training, capfd):
+def test_finished_runs_are_not_repeated_and_norms_and_seeds_can_be_added(
+    compare, training, tmp_path, capfd
+):
     compare("BN")
-    table = compare("GN", options=["--seeds", "2"])
+    table = compare("GN", options=["--seeds", "2", "--keep-checkpoints"])
     assert training.started == ["BN 1", "GN 1", "GN 2"]
+    checkpoints = (tmp_path / "output").glob("*/seed1/model_0*.pth")
+    assert [path.parent.parent.name for path in checkpoints] == ["GN"]
     assert [(line.norm, len(line.runs)) for line in table.lines] == [("BN", 1), ("GN", 2)]
     compare("BN", "GN", options=["--seeds", "2"])
     assert training.started[3:] == ["BN 2"]
@@ -119,7 +113,7 @@ def test_finished_runs_are_not_repeated_and_norms_and_seeds_can_be_added(compare
 def test_a_failing_run_is_named_and_the_rest_is_run_and_next_time_it_is_tried_again(
     compare, training, tmp_path
 ):
-    training.fail("BN", "Traceback ...\nerror: no weights\n\n")
+    training.set("BN", text="Traceback ...\nerror: no weights\n\n")
     table = compare("BN", "GN")
     assert [line.norm for line in table.lines] == ["GN"]
     folder = str(tmp_path / "output" / "BN" / "seed1")
@@ -177,28 +171,24 @@ def test_a_mistake_is_one_line_before_anything_runs(compare, tmp_path, norms, mo
     assert not (tmp_path / "output").exists()
 
 
-class TestAnOutputDirectory:
-    def test_takes_no_other_config(self, compare):
+def test_an_output_directory_takes_nothing_else(compare):
+    compare("BN: MODEL.FPN.NORM GN")
+    compare("GN", opts=(*ON_SHAPES, "MODEL.DEVICE", "cpu"))  # does not mind where it runs
+    with pytest.raises(UsageError, match="another BN, MODEL.FPN.NORM GN"):
         compare("BN")
-        with pytest.raises(UsageError, match="SOLVER.MAX_ITER 200, not SOLVER.MAX_ITER 90"):
-            compare("GN", opts=(*ON_SHAPES, "SOLVER.MAX_ITER", "90"))
+    with pytest.raises(UsageError, match="SOLVER.MAX_ITER 200, not SOLVER.MAX_ITER 90"):
+        compare("GN", opts=(*ON_SHAPES, "SOLVER.MAX_ITER", "90"))
 
-    def test_does_not_mind_where_it_runs(self, compare):
+
+@pytest.mark.parametrize("text", ["", '{"config": {}, "x": 1}', "[]"])
+def test_an_output_directory_with_anything_else_in_it_is_left_alone(compare, tmp_path, text):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "comparison.json").write_text(text)
+    with pytest.raises(UsageError, match=r"not empty, and .* can't be read"):
         compare("BN")
-        compare("BN", opts=(*ON_SHAPES, "MODEL.DEVICE", "cpu"))
 
-    def test_takes_no_other_entry_of_a_name(self, compare):
-        compare("BN: MODEL.FPN.NORM GN")
-        with pytest.raises(UsageError, match="another BN, MODEL.FPN.NORM GN"):
-            compare("BN")
 
-    def test_with_anything_else_in_it_is_left_alone(self, compare, tmp_path):
-        (tmp_path / "output").mkdir()
-        (tmp_path / "output" / "comparison.json").write_text(json.dumps({"config": {}, "x": 1}))
-        with pytest.raises(UsageError, match=r"not empty, and .* can't be read"):
-            compare("BN")
-
-    def test_is_for_one_process_at_a_time(self, compare, tmp_path):
-        (tmp_path / "output").mkdir()
-        with lock_held(tmp_path / "output"), pytest.raises(UsageError, match="--output .* in use"):
-            compare("BN")
+def test_an_output_directory_is_for_one_process_at_a_time(compare, tmp_path):
+    (tmp_path / "output").mkdir()
+    with lock_held(tmp_path / "output"), pytest.raises(UsageError, match="--output .* in use"):
+        compare("BN")
