@@ -42,6 +42,7 @@ setup(
         "numpy>=1.23",
         "contourpy",
         "Pillow",
+        "pandas>=1.5",
         "tqdm",
     ],
     extras_require={"export": ["onnx", "onnxruntime"]},  # tools/export_model.py --format onnx
