@@ -32,7 +32,7 @@ setup(
     ],
     packages=[*find_packages(include=["gw_detectron", "gw_detectron.*"]), CONFIGS],
     package_dir={CONFIGS: "configs"},
-    package_data={CONFIGS: ["**/*.yaml", "**/*.py"]},
+    package_data={CONFIGS: ["**/*.yaml", "**/*.py"], "gw_detectron.runs": ["page.html"]},
     python_requires=">=3.10",
     # Detectron2 is not among them: no package index has it, so that pip could only fail on it. Its
     # users have it already, or follow its installation page or tools/install_detectron2.py; what
@@ -41,6 +41,7 @@ setup(
         "torch>=2.6",
         "numpy>=1.23",
         "contourpy",
+        "jinja2",
         "Pillow",
         "pandas>=1.5",
         "tqdm",

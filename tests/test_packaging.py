@@ -45,7 +45,7 @@ def test_wheel_is_pure_python_and_bears_the_version(wheel):
 
 
 def test_wheel_carries_every_module(names):
-    assert {f"gw_detectron/{name}" for name in files("gw_detectron", ".py")} <= names
+    assert {f"gw_detectron/{name}" for name in files("gw_detectron", ".py", ".html")} <= names
 
 
 def test_wheel_carries_every_config_inside_the_package(names):

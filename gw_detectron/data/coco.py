@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import reprlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,12 @@ from ..errors import UsageError
 __all__ = [
     "CocoDataset",
     "adapt_config",
+    "check_object",
+    "is_number",
+    "read_json",
     "register_datasets",
     "require_files",
+    "require_keys",
     "require_registered",
 ]
 
@@ -131,7 +135,7 @@ def adapt_config(
 def _read_dataset(name: str, json_file: str, image_dir: str) -> CocoDataset:
     if not name:
         raise UsageError(f"The dataset of {json_file} needs a name that is not empty")
-    content = _read_json(json_file)
+    content = read_json(json_file)
     _check_lists(content, json_file)
     categories = _check_categories(content["categories"], json_file)
     images = _check_images(content["images"], json_file)
@@ -142,25 +146,22 @@ def _read_dataset(name: str, json_file: str, image_dir: str) -> CocoDataset:
     return CocoDataset(name, json_file, image_dir, classes, lacks)
 
 
-def _read_json(path: str) -> Any:
+def read_json(path: str, what: str = "annotation file") -> Any:
+    """Raises UsageError where what should be there can't be read, or is not JSON."""
     try:
         with open(path, encoding="utf-8") as f:
             return json.load(f)
     except FileNotFoundError as e:
-        raise UsageError(f"There is no annotation file {path}") from e
+        raise UsageError(f"There is no {what} {path}") from e
     except IsADirectoryError as e:
         raise UsageError(
-            f"{path} is a directory where an annotation file is expected: "
+            f"{path} is a directory where an {what} is expected: "
             "the order is NAME ANNOTATIONS.json IMAGE_DIR"
         ) from e
     except OSError as e:
-        raise UsageError(f"Cannot read the annotation file {path}: {e.strerror}") from e
+        raise UsageError(f"Cannot read the {what} {path}: {e.strerror}") from e
     except (ValueError, RecursionError) as e:
-        reason = " ".join(str(e).split())
-        raise UsageError(f"{path} is not a JSON file in UTF-8: {reason}") from e
-    except MemoryError as e:
-        size = os.path.getsize(path) / 1e9
-        raise UsageError(f"{path}, of {size:.1f} GB, does not fit into the memory") from e
+        raise UsageError(f"{path} is not a JSON file in UTF-8: {e}") from e
 
 
 def _check_lists(content: Any, path: str) -> None:
@@ -179,7 +180,7 @@ def _check_lists(content: Any, path: str) -> None:
 def _check_categories(categories: list[Any], path: str) -> dict[int, str]:
     names: dict[int, str] = {}
     for position, category in enumerate(categories):
-        _require_keys(category, ("id", "name"), "categories", position, path)
+        require_keys(category, ("id", "name"), f'entry {position} of "categories"', path)
         if category["id"] in names:
             raise UsageError(f'{path}: two of its "categories" have the id {category["id"]!r}')
         names[category["id"]] = str(category["name"])
@@ -191,13 +192,15 @@ def _check_images(images: list[Any], path: str) -> dict[int, tuple[float, float]
     """Returns width and height by id."""
     sizes: dict[int, tuple[float, float]] = {}
     for position, image in enumerate(images):
-        _require_keys(image, ("id", "file_name", "height", "width"), "images", position, path)
+        require_keys(
+            image, ("id", "file_name", "height", "width"), f'entry {position} of "images"', path
+        )
         if image["id"] in sizes:
             raise UsageError(f'{path}: two of its "images" have the id {image["id"]!r}')
         if not isinstance(image["file_name"], str):
             raise UsageError(f'{path}: the "file_name" of image {image["id"]!r} is not a text')
         for key in ("height", "width"):
-            if not _is_number(image[key]) or image[key] <= 0:
+            if not is_number(image[key]) or image[key] <= 0:
                 raise UsageError(
                     f'{path}: the "{key}" of image {image["id"]!r} is {_show(image[key])}, '
                     "not a number of pixels"
@@ -228,39 +231,60 @@ def _check_annotations(
     lacks: dict[str, Any] = {}
     for position, annotation in enumerate(annotations):
         required = ("id", "image_id", "category_id", "bbox")
-        _require_keys(annotation, required, "annotations", position, path)
+        require_keys(annotation, required, f'entry {position} of "annotations"', path)
         id = annotation["id"]
         if id in ids:
             raise UsageError(f'{path}: two of its "annotations" have the id {id!r}')
         ids.add(id)
-        for key, known, where in (
-            ("image_id", images, "images"),
-            ("category_id", category_ids, "categories"),
-        ):
-            if annotation[key] not in known:
-                raise UsageError(
-                    f"{path}: annotation {id!r} has the {key} {_show(annotation[key])}, "
-                    f'which is not in its "{where}"'
-                )
-        if not _is_box(annotation["bbox"]):
-            raise UsageError(
-                f"{path}: the bbox of annotation {id!r} is {_show(annotation['bbox'])}, "
-                "not 4 finite numbers [x, y, width, height]"
-            )
+        check_object(annotation, f"annotation {id!r}", images, category_ids, path)
         if annotation.get("ignore"):
             raise UsageError(
                 f'{path}: annotation {id!r} has "ignore", which Detectron2 does not know; for a '
                 'region to be left out of the training, "iscrowd": 1 does the same'
             )
-        if not _is_mask(annotation.get("segmentation"), images[annotation["image_id"]]):
-            raise UsageError(
-                f"{path}: the segmentation of annotation {id!r} is "
-                f"{_show(annotation['segmentation'])}, neither a list of polygons "
-                "[x, y, x, y, ...] nor a run-length encoding of the image's size"
-            )
         for missing in _what_it_lacks(annotation):
             lacks.setdefault(missing, id)
     return lacks
+
+
+def check_object(
+    record: dict[str, Any],
+    what: str,
+    images: Mapping[Any, tuple[float, float]],
+    category_ids: Container[Any],
+    path: str,
+    whose: str = "its",
+) -> None:
+    """
+    Checks the values of an annotation, or of a detection in COCO's results format.
+
+    Args:
+        images: id -> (width, height).
+        path: of the file that has it, and `what` it is there; `whose` images and categories they
+            are.
+
+    Raises:
+        UsageError: on an unknown image or category, a bbox or a segmentation that isn't one.
+    """
+    for key, known, where in (
+        ("image_id", images, "images"),
+        ("category_id", category_ids, "categories"),
+    ):
+        if record[key] not in known:
+            raise UsageError(
+                f"{path}: {what} has the {key} {_show(record[key])}, which is not in {whose} "
+                f'"{where}"'
+            )
+    if "bbox" in record and not _is_box(record["bbox"]):
+        raise UsageError(
+            f"{path}: the bbox of {what} is {_show(record['bbox'])}, not 4 finite numbers "
+            "[x, y, width, height]"
+        )
+    if not _is_mask(record.get("segmentation"), images[record["image_id"]]):
+        raise UsageError(
+            f"{path}: the segmentation of {what} is {_show(record['segmentation'])}, neither a "
+            "list of polygons [x, y, x, y, ...] nor a run-length encoding of the image's size"
+        )
 
 
 def _check_boxes(annotations: list[Any], images: dict[int, tuple[float, float]], path: str) -> None:
@@ -300,26 +324,20 @@ def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
     return missing
 
 
-def _require_keys(
-    record: Any, keys: tuple[str, ...], list_name: str, position: int, path: str
-) -> None:
+def require_keys(record: Any, keys: Sequence[str], where: str, path: str) -> None:
+    """Raises UsageError where a record is not an object with the keys, those of ids with ids."""
     if not isinstance(record, dict):
-        raise UsageError(
-            f'{path} is not in COCO format: entry {position} of "{list_name}" is not an object'
-        )
+        raise UsageError(f"{path} is not in COCO format: {where} is not an object")
     for key in keys:
         if key not in record:
-            raise UsageError(
-                f'{path} is not in COCO format: entry {position} of "{list_name}" has no "{key}"'
-            )
+            raise UsageError(f'{path} is not in COCO format: {where} has no "{key}"')
         if key.endswith("id") and type(record[key]) not in (int, str):
             raise UsageError(
-                f'{path}: the "{key}" of entry {position} of "{list_name}" is '
-                f"{_show(record[key])}, not a whole number"
+                f'{path}: the "{key}" of {where} is {_show(record[key])}, not a whole number'
             )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return _are_numbers([value])
 
 

@@ -15,8 +15,8 @@ from ... import config
 from ...checkpoint import require_weights
 from ...errors import UsageError
 from ..check import check_config
-from ..detection import evaluate, train
 from ..output_dir import claimed
+from ..training import evaluate, train
 from . import data
 from .classifier import ImageClassifier
 from .config import add_pretraining_config, check_pretraining, with_schedule

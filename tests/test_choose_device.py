@@ -6,7 +6,7 @@ pytest.importorskip("detectron2")
 
 from detectron2.config import get_cfg
 
-from gw_detectron.device import choose_device
+from gw_detectron.config import choose_device
 from gw_detectron.errors import UsageError
 
 

@@ -14,7 +14,7 @@ from .. import config
 from ..checkpoint import require_weights
 from ..data.coco import adapt_config, register_datasets, require_files
 from ..errors import UsageError, building
-from ..norms.limit_warning import warn_over_limit
+from ..norms.advice import warn_over_limit
 from .check import check_config
 from .detections import save_detection_sheet
 from .failures import explained

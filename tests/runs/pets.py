@@ -8,7 +8,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from ..synthetic import write_run
+from .synthetic import write_run
 
 HEIGHT, WIDTH = 60, 80
 DOG, CAT = 3, 7  # their ids; in the file the cat comes first
