@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..config import flatten
 from ..errors import UsageError
 from ..layers import GroupWhitening
-from ..runs.entries import parse_entries
+from ..runs.config_norms import parse_entries
 from .costs import Work, copy_bandwidth, in_turns, layer_work, model_work
 from .results import Results
 from .textbook import TextbookGroupWhitening, use_textbook

@@ -27,7 +27,7 @@ from ..data.images import ImageMapper, evenly_spread
 from ..errors import UsageError, building
 from ..norms.diagnostics import NormMeter, common_groups
 from ..norms.probe import watching
-from .experiment import norm_label
+from .config_norms import norm_label
 from .run import find_runs, tell_apart
 
 __all__ = ["diagnose", "find_detectors", "save_depth_plot", "terminal_report"]

@@ -1,17 +1,64 @@
 import pytest
-import yaml
 
 pytest.importorskip("detectron2")
 
 from gw_detectron.config import flatten
 from gw_detectron.errors import UsageError
-from gw_detectron.runs.entries import Entry, parse_entries
+from gw_detectron.runs.config_norms import Entry, norm_label, norms, parse_entries
 
-from .synthetic import config
+from .synthetic import config, everywhere
+
+
+def flat(**overrides):
+    return flatten(config(**overrides))
+
+
+PLACED = {"MODEL__BACKBONE__NAME": "build_gw_resnet_fpn_backbone", "MODEL__RESNETS__NORM": "GW"}
+
+
+@pytest.mark.parametrize(
+    "overrides, label",
+    [
+        (everywhere("GN"), "GN"),
+        (everywhere("GW( iterations = 5,num_groups=16)"), "GW(num_groups=16)"),
+        ({"MODEL__RESNETS__NORM": "GN"}, "GN, FPN none"),
+        ({"MODEL__RESNETS__NORM": "FrozenBN"}, "FrozenBN"),
+        (everywhere("FrozenBN"), "FrozenBN, FPN FrozenBN"),
+        (PLACED, "GW at S1-B2 over FrozenBN, FPN none"),
+        ({**PLACED, "MODEL__FPN__NORM": "GW"}, "GW at S1-B2 over FrozenBN"),
+        (
+            {**PLACED, "MODEL__FPN__NORM": "GN", "MODEL__GW__BASE_NORM": "GN"},
+            "GW at S1-B2 over GN, FPN GN",
+        ),
+        # a head's norm counts where the head has one
+        ({**everywhere("GN"), "MODEL__ROI_BOX_HEAD__NORM": "GW"}, "GN"),
+        (
+            {**everywhere("GN"), "MODEL__ROI_BOX_HEAD__NUM_CONV": 4},
+            "GN, box head none",
+        ),
+        ({**everywhere("GN"), "MODEL__MASK_ON": True}, "GN, mask head none"),
+    ],
+)
+def test_a_norms_label_says_where_it_is_and_what_is_elsewhere(overrides, label):
+    assert norm_label(flat(**overrides)) == label
+
+
+@pytest.mark.parametrize(
+    "norm, spelling",
+    [
+        ("GW(num_groups=64, eps=1e-5)", "GW"),
+        (" GW ", "GW"),
+        ("GW(rescale=TRUE)", "GW(rescale=true)"),
+        ("GW(from_another_version=1)", "GW(from_another_version=1)"),
+        ("", ""),
+    ],
+)
+def test_a_norm_has_one_spelling(norm, spelling):
+    assert norms(flat(**everywhere(norm))) == {"backbone": spelling, "FPN": spelling}
 
 
 def parse(*texts, **overrides):
-    return parse_entries(texts, flatten(yaml.safe_load(config(**overrides).dump())))
+    return parse_entries(texts, flat(**overrides))
 
 
 def as_dict(entry):
