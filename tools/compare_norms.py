@@ -55,11 +55,6 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="of each run (default 1)"
     )
-    parser.add_argument(
-        "--keep-checkpoints",
-        action="store_true",
-        help="keep all checkpoints of a finished run, not model_final.pth alone",
-    )
     add_trust(parser)
     add_overrides(parser)
     return parser

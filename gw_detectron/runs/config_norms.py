@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
-from ..modeling.norm import OPTIONS, get_norm, parse_gw
+from ..modeling.norm import get_norm
 
-__all__ = ["Entry", "norm_keys", "norm_label", "norms", "parse_entries", "stock_backbone"]
+__all__ = ["Config", "Entry", "norm_label", "norms", "parse_entries", "stock_backbone"]
 
 Config = Mapping[str, Any]  # by full keys, as Run.config
 
 
-def norm_keys(config: Config) -> dict[str, str]:
+def _norm_keys(config: Config) -> dict[str, str]:
     """
     The parts of the model that take a norm -> the key of it, the backbone first.
 
@@ -40,31 +40,14 @@ def norm_keys(config: Config) -> dict[str, str]:
 def norms(config: Config) -> dict[str, str]:
     """
     The parts of the model -> their norms, "" for none; the backbone's may be "GW at S1-B2 over
-    FrozenBN". One norm has one spelling.
+    FrozenBN".
     """
-    of_part = {part: _one_spelling(config.get(key)) for part, key in norm_keys(config).items()}
-    base = _one_spelling(config.get("MODEL.GW.BASE_NORM"))
+    of_part = {part: config.get(key) or "" for part, key in _norm_keys(config).items()}
+    base = config.get("MODEL.GW.BASE_NORM")
     is_placed = stock_backbone(config) != config.get("MODEL.BACKBONE.NAME")
     if is_placed and of_part["backbone"] != base:
         of_part["backbone"] += f" at {config.get('MODEL.GW.POSITIONS')} over {base}"
     return of_part
-
-
-def _one_spelling(norm: str | None) -> str:
-    """E.g. "GW(num_groups=16)" of "GW( iterations = 5,num_groups=16)"."""
-    name = (norm or "").strip()
-    try:
-        options = parse_gw(name)
-    except UsageError:  # of a run whose version knew other options
-        return name
-    if options is None:
-        return name
-    stated = [
-        f"{key}={str(options[key]).lower() if isinstance(default, bool) else options[key]}"
-        for key, default in OPTIONS.items()
-        if options.get(key, default) != default
-    ]
-    return f"GW({', '.join(stated)})" if stated else "GW"
 
 
 def stock_backbone(config: Config) -> str:
@@ -79,18 +62,17 @@ def norm_label(config: Config) -> str:
     """
     of_part = norms(config)
     backbone = of_part.pop("backbone")
-    norm = _one_spelling(config.get("MODEL.RESNETS.NORM"))
+    norm = config.get("MODEL.RESNETS.NORM")
     usual = "" if norm == "FrozenBN" else norm
     others = [f"{part} {n or 'none'}" for part, n in of_part.items() if n != usual]
     return ", ".join([backbone or "none", *others])
 
 
-# ---- What a comparison compares --------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Entry:
     """
+    What a comparison compares.
+
     Attributes:
         name: a norm's name, or that of a set of overrides.
         overrides: KEY, VALUE, KEY, VALUE, ..., as Detectron2 takes them from a command line.
@@ -109,8 +91,8 @@ def parse_entries(texts: Iterable[str], config: Config) -> list[Entry]:
     """
     Args:
         texts: an entry each. A norm's name, such as "BN" or "GW(num_groups=16)", is put at every
-            norm of the model, see :func:`norm_keys`. A builder that would place it at some of the
-            backbone's norms only makes way for Detectron2's own.
+            norm of the model. A builder that would place it at some of the backbone's norms only
+            makes way for Detectron2's own.
             "NAME: KEY VALUE KEY VALUE ..." is a set of overrides, quoted as in a shell, on top of
             the config as it is.
         config: to which they are applied.
@@ -120,43 +102,36 @@ def parse_entries(texts: Iterable[str], config: Config) -> list[Entry]:
     """
     entries: dict[str, Entry] = {}
     for text in texts:
-        entry = _parse_set(text) if ":" in text else _put_everywhere(text.strip(), config)
-        if not entry.folder:
-            raise UsageError(f'--norms "{text}": it needs a name of letters or digits')
+        name, colon, overrides = map(str.strip, text.partition(":"))
+        entry = Entry(name, _split(text, overrides) if colon else _everywhere(name, config))
         other = entries.setdefault(entry.folder.lower(), entry)
-        if other is not entry:
+        if not entry.folder or other is not entry:
             raise UsageError(
-                f'--norms: "{other.name}" and "{entry.name}" have the same folder {entry.folder}: '
-                'name one of them otherwise, with "NAME: KEY VALUE ..."'
+                f'--norms "{text}": each entry needs a name of its own, with letters or digits; '
+                '"NAME: KEY VALUE ..." gives one'
             )
     return list(entries.values())
 
 
-def _put_everywhere(norm: str, config: Config) -> Entry:
-    if re.fullmatch(r"[A-Z_]+(\.[A-Z0-9_]+)+", norm):
-        raise UsageError(
-            f"--norms {norm}: overrides of all runs go to the end, after another option, as in "
-            f"--norms BN GW --seeds 3 {norm} VALUE"
-        )
+def _everywhere(norm: str, config: Config) -> tuple[str, ...]:
     try:
         get_norm(norm, 64)
-    except ValueError as error:
-        raise UsageError(f"--norms: {error}") from None
-    overrides = [part for key in norm_keys(config).values() for part in (key, norm)]
+    except UsageError as error:
+        raise UsageError(f"--norms: {error}") from error
+    keys = dict.fromkeys(_norm_keys(config).values(), norm)
     if stock_backbone(config) != config["MODEL.BACKBONE.NAME"]:
-        overrides += ["MODEL.BACKBONE.NAME", stock_backbone(config)]
-    return Entry(norm, tuple(overrides))
+        keys["MODEL.BACKBONE.NAME"] = stock_backbone(config)
+    return tuple(part for pair in keys.items() for part in pair)
 
 
-def _parse_set(text: str) -> Entry:
-    name, _, rest = text.partition(":")
+def _split(text: str, overrides: str) -> tuple[str, ...]:
     try:
-        overrides = shlex.split(rest)
+        parts = tuple(shlex.split(overrides))
     except ValueError as error:
-        raise UsageError(f"--norms '{text}': {str(error).lower()}") from None
-    if not overrides or len(overrides) % 2:
+        raise UsageError(f"--norms '{text}': {str(error).lower()}") from error
+    if not parts or len(parts) % 2:
         raise UsageError(
             f"--norms '{text}': it should read \"NAME: KEY VALUE KEY VALUE ...\", with quotes "
             "around a value that has spaces or parentheses"
         )
-    return Entry(name.strip(), tuple(overrides))
+    return parts

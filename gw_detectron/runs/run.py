@@ -1,22 +1,21 @@
 """What a training run has left in its directory: its config, losses, evaluations and detections."""
 
-import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ..config import flatten, read_config_file
 from ..errors import UsageError
 from .config_norms import norm_label
 
-__all__ = ["Run", "find_runs", "read_run", "tell_apart"]
+__all__ = ["METRICS", "Run", "find_runs", "read_run", "tell_apart"]
 
-# A single test dataset's metrics are "bbox/AP"; those of several, "NAME/bbox/AP"
-_AP_KEY = re.compile(r"(?:(?P<dataset>.+)/)?(?P<metric>(?:bbox|segm)/AP(?:50|75|s|m|l)?)")
+METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "bbox/APs", "bbox/APm", "bbox/APl", "segm/AP")
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,12 @@ class Run:
     A run's directory, read by :func:`read_run`.
 
     Attributes:
-        path: of the directory.
         config: config.yaml by full keys, {"SOLVER.MAX_ITER": 90000, ...}; empty if unreadable.
         losses: iteration -> total loss, as Detectron2 smooths it (a median of 20).
-        evaluations: dataset -> iteration -> {"bbox/AP": 37.9, "segm/AP": ..., ...}, in percent;
-            one iteration only unless TEST.EVAL_PERIOD asked for more.
-        finished: it was trained to the end and evaluated there.
-        diverged: it ended because its loss or its boxes were not finite.
+        evaluations: of DATASETS.TEST -> iteration -> {"bbox/AP": 37.9, "segm/AP": ..., ...}, in
+            percent; one iteration only unless TEST.EVAL_PERIOD asked for more.
+        is_over: resuming it would change nothing: it was evaluated at its last iteration, or its
+            loss or its boxes were not finite.
         problem: why its results don't count, in a few words; None where they do.
     """
 
@@ -39,8 +37,7 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
     evaluations: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
-    finished: bool = False
-    diverged: bool = False
+    is_over: bool = False
     problem: str | None = None
 
     @property
@@ -81,146 +78,82 @@ def find_runs(paths: Iterable[str], trust: bool = False) -> list[Run]:
     Raises:
         UsageError: a path isn't a directory, or there is no run in it.
     """
-    found: dict[str, str] = {}
-    for path in paths:
-        if not os.path.isdir(path):
+    found: dict[Path, str] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
             raise UsageError(f"there is no directory {path}")
-        folders = (folder for folder, _, _ in os.walk(os.path.normpath(path)))
-        runs = sorted(filter(_is_run, folders), key=lambda folder: folder.split(os.sep))
-        if not runs:
+        folders = sorted(file.parent for file in path.rglob("config.yaml"))
+        if not folders:
             raise UsageError(f"no run in {path}: no directory there has a config.yaml")
-        for folder in runs:
-            found.setdefault(os.path.realpath(folder), folder)
+        for folder in folders:
+            found.setdefault(folder.resolve(), str(folder))
     return [read_run(folder, trust) for folder in found.values()]
-
-
-def _is_run(folder: str) -> bool:
-    names = ("config.yaml", "metrics.json", "log.txt")
-    return any(os.path.isfile(os.path.join(folder, name)) for name in names)
 
 
 def read_run(path: str, trust: bool = False) -> Run:
     """Reads a run directory, whatever state it is in: `Run.problem` tells what is wrong with it."""
-    file = os.path.join(path, "config.yaml")
-    if not os.path.isfile(file):
-        return Run(path, problem="no config.yaml")
     try:
-        config = flatten(read_config_file(file, trust))
+        config = flatten(read_config_file(os.path.join(path, "config.yaml"), trust))
     except UsageError as error:
         return Run(path, problem=str(error))
-    if not isinstance(config.get("SOLVER.MAX_ITER"), int):
-        problem = "config.yaml has no SOLVER.MAX_ITER; LazyConfig's runs can't be compared"
-        return Run(path, problem=problem)
-    history = _read_history(os.path.join(path, "metrics.json"))
+    if "SOLVER.MAX_ITER" not in config:
+        return Run(path, problem="config.yaml has no SOLVER.MAX_ITER, it may be a LazyConfig's")
+    history = _read_history(Path(path, "metrics.json"))
     losses = {i: float(r["total_loss"]) for i, r in history.items() if "total_loss" in r}
-    run = Run(path, config, losses, _evaluations(history, config))
-    state = dict(zip(("finished", "diverged", "problem"), _state(run), strict=True))
-    return Run(path, config, losses, run.evaluations, **state)
+    run = Run(path, config, losses)
+    for name in run.test_sets:
+        prefix = f"{name}/" if len(run.test_sets) > 1 else ""
+        run.evaluations[name] = {
+            i: {metric: record[prefix + metric] for metric in METRICS if prefix + metric in record}
+            for i, record in history.items()
+            if f"{prefix}bbox/AP" in record
+        }
+    is_over, problem = _state(run)
+    return replace(run, is_over=is_over, problem=problem)
 
 
-# ---- metrics.json ----------------------------------------------------------------------------
-
-
-def _read_history(path: str) -> dict[int, dict[str, Any]]:
+def _read_history(file: Path) -> dict[int, dict[str, Any]]:
     """
-    Iteration -> record, in ascending order. The file only ever grows: a run that was resumed or
-    begun again goes back in it to an earlier iteration, and what was written from there on before
-    is no longer true.
+    Iteration -> record. The file only ever grows: a run that was resumed or begun again goes back
+    in it to an earlier iteration, and what was written from there on before is no longer true.
     """
     history: dict[int, dict[str, Any]] = {}
     last_trained = -1
-    for record in _read_records(path):
+    for line in _read(file).splitlines():
+        try:  # a resumed run writes on in a line that a kill has cut short; records aren't nested
+            record = json.loads(line[max(0, line.rfind("{")) :])
+        except ValueError:
+            continue
         iteration = record["iteration"]
         if "total_loss" in record:
             if iteration <= last_trained:
                 history = {i: old for i, old in history.items() if i < iteration}
             last_trained = iteration
         history.setdefault(iteration, {}).update(record)
-    return dict(sorted(history.items()))
+    return history
 
 
-def _read_records(path: str) -> Iterator[dict[str, Any]]:
-    """
-    The records of whole lines. Where a kill has cut a line short and a resumed run has written on
-    in it, its record is what begins at the last brace: Detectron2's are not nested.
-    """
-    if not os.path.isfile(path):
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                record = json.loads(line[max(0, line.rfind("{")) :])
-                if isinstance(record, dict) and isinstance(record.get("iteration"), int):
-                    yield record
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
-def _evaluations(
-    history: dict[int, dict[str, Any]], config: dict[str, Any]
-) -> dict[str, dict[int, dict[str, float]]]:
-    evaluations: dict[str, dict[int, dict[str, float]]] = {}
-    only_dataset = (config.get("DATASETS.TEST") or [""])[0]
-    for iteration, record in history.items():
-        for key, value in record.items():
-            match = _AP_KEY.fullmatch(key)
-            if match and isinstance(value, (int, float)):
-                of_dataset = evaluations.setdefault(match["dataset"] or only_dataset, {})
-                of_dataset.setdefault(iteration, {})[match["metric"]] = float(value)
-    return evaluations
-
-
-# ---- What is wrong with a run ----------------------------------------------------------------
-
-
-def _state(run: Run) -> tuple[bool, bool, str | None]:
-    """Returns (finished, diverged, problem)."""
+def _state(run: Run) -> tuple[bool, str | None]:
+    """Returns (is_over, problem)."""
     end = run.config["SOLVER.MAX_ITER"]
-    if run.test_sets and all(
-        max(run.evaluations.get(name, {}), default=-1) >= end - 1 for name in run.test_sets
-    ):
-        for name in run.test_sets:
-            if not math.isfinite(run.final(name).get("bbox/AP", math.nan)):
-                return True, False, f"no box AP on {name}: it detects nothing there"
-        return True, False, None
-    failure = _failure_in_log(os.path.join(run.path, "log.txt"))
-    last = max(run.losses, default=None)
-    not_finite = [i for i, loss in run.losses.items() if not math.isfinite(loss)]
-    match = re.search(r"Loss became infinite or NaN at iteration=(\d+)", failure)
-    if match or not_finite:
-        return (
-            False,
-            True,
-            f"diverged: loss nan at iteration {match[1] if match else not_finite[0]}",
-        )
-    if failure.startswith("FloatingPointError"):
-        after = "" if last is None else f" after iteration {last}"
-        return False, True, f"diverged{after}: {failure.removeprefix('FloatingPointError: ')}"
-    if not os.path.isfile(os.path.join(run.path, "metrics.json")):
-        problem = "no metrics.json"
-    elif last is None:
-        problem = "stopped before its first losses"
-    elif last < end - 1:
-        problem = f"stopped at iteration {last} of {end}"
-    elif not run.test_sets:
-        problem = "not evaluated: its DATASETS.TEST is empty"
-    else:
-        problem = "trained to the end, but not evaluated there"
-    return False, False, f"{problem}: {failure}" if failure else problem
-
-
-def _failure_in_log(path: str) -> str:
-    """The exception that ended the last training of a log.txt; "" where there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as f:
-            log = f.read()
-    except OSError:
-        return ""
-    last_training = log.rpartition("Starting training from iteration")[2]
-    _, raised, traceback = last_training.rpartition("Traceback (most recent call last)")
-    found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)(?:: .*)?)$", traceback, re.MULTILINE)
-    return found[-1] if raised and found else ""
-
-
-# ---- Several runs ----------------------------------------------------------------------------
+    evaluated = [max(run.evaluations[name], default=-1) for name in run.test_sets]
+    if min(evaluated, default=-1) >= end - 1:
+        empty = [name for name in run.test_sets if math.isnan(run.final(name)["bbox/AP"])]
+        return True, f"no box AP on {empty[0]}: it detects nothing there" if empty else None
+    log = _read(Path(run.path, "log.txt")).rpartition("Starting training from iteration")[2]
+    errors = re.findall(r"^(?:[\w.]+\.)?(\w*Error\b.*)", log, re.MULTILINE)
+    error = errors[-1] if errors else ""
+    if error.startswith("FloatingPointError"):
+        return True, f"diverged: {error.removeprefix('FloatingPointError: ')}"
+    last = max(run.losses, default=0)
+    problem = (
+        "not evaluated at the end" if last >= end - 1 else f"stopped at iteration {last} of {end}"
+    )
+    return False, f"{problem}: {error}" if error else problem
 
 
 def tell_apart(labels: Sequence[str], paths: Sequence[str]) -> list[str]:
@@ -231,14 +164,12 @@ def tell_apart(labels: Sequence[str], paths: Sequence[str]) -> list[str]:
     Raises:
         UsageError: two have the same label and the same path.
     """
-    told = list(labels)
-    for label in set(labels):
-        same = [index for index, other in enumerate(labels) if other == label]
-        of_same = {index: os.path.realpath(paths[index]) for index in same}
-        for index, path in of_same.items():
-            if list(of_same.values()).count(path) > 1:
-                raise UsageError(f"{paths[index]} is given twice")
-            if len(same) > 1:
-                part = os.path.relpath(path, os.path.commonpath(list(of_same.values())))
-                told[index] = f"{label} ({part})"
+    told = []
+    real = list(map(os.path.realpath, paths))
+    for label, path in zip(labels, real, strict=True):
+        same = [other for named, other in zip(labels, real, strict=True) if named == label]
+        if same.count(path) > 1:
+            raise UsageError(f"{paths[real.index(path)]} is given twice")
+        part = os.path.relpath(path, os.path.commonpath(same))
+        told.append(f"{label} ({part})" if len(same) > 1 else label)
     return told

@@ -1,83 +1,76 @@
-"""Runs as a table: seeds merged, each norm's gain over batch norm, the paper's figures beside."""
+"""Runs as a table: seeds merged, each norm's gain over batch norm, the paper's APs beside."""
 
+import functools
 import json
-import math
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pandas as pd
-from tabulate import tabulate
 
-from ..config import differences
-from .config_norms import norm_label, norms
-from .experiment import config_label, norm_details, paper_figures, row_of
-from .run import Run
+from ..config import differences, flatten
+from ..model_zoo import get_config
+from .config_norms import Config, norm_label, norms, stock_backbone
+from .run import METRICS, Run
 
-__all__ = ["Line", "Table", "make_table"]
+__all__ = ["Line", "Table", "experiment", "make_table"]
 
 T = TypeVar("T")
 
-_METRICS = {
-    "bbox/AP": "box AP",
-    "bbox/AP50": "AP50",
-    "bbox/AP75": "AP75",
-    "bbox/APs": "APs",
-    "bbox/APm": "APm",
-    "bbox/APl": "APl",
-    "segm/AP": "mask AP",
-}
-# What is compared, and what is added to the names of its columns
-_COMPARED = {"bbox/AP": "", "segm/AP": " (mask)"}
+# Where, when and how often it ran, and what it is called: no part of the experiment
+_INCIDENTAL = re.compile(
+    r"SEED|OUTPUT_DIR|VERSION|VIS_PERIOD|CUDNN_BENCHMARK|GLOBAL\..*|DATALOADER\.NUM_WORKERS"
+    r"|MODEL\.DEVICE|MODEL\.GW\.DIAGNOSTICS_PERIOD|SOLVER\.(CHECKPOINT_PERIOD|REFERENCE_WORLD_SIZE)"
+    r"|TEST\.(EVAL_PERIOD|EXPECTED_RESULTS)"
+)
+# The norms, where they are, and what weights that were pre-trained with one dictate
+_OF_NORM = re.compile(
+    r".*\.NORM|MODEL\.BACKBONE\.NAME|MODEL\.GW\..*|TEST\.PRECISE_BN\..*|INPUT\.FORMAT"
+    r"|MODEL\.(WEIGHTS|PIXEL_MEAN|PIXEL_STD|RESNETS\.STRIDE_IN_1X1)"
+)
 # What a gain is counted from: the first of these that a row has
-_BASELINES = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN")
+_BASELINES = ("FrozenBN", "BN", "SyncBN")
+_NAMES = {metric: metric.removeprefix("bbox/") for metric in METRICS}
+_NAMES |= {"bbox/AP": "box AP", "segm/AP": "mask AP"}
 
 
 @dataclass
 class Line:
     """
-    One experiment on one dataset, over its seeds.
+    Runs that differ in the seed alone, on one dataset.
 
     Attributes:
-        config, norm: labels; together with dataset and iterations no other line has the same.
-        runs: one a seed.
-        aps: a row a run, a column a metric, e.g. "bbox/AP"; without those that a dataset can't
-            have, such as APs where nothing is small.
-        baseline: the line of the same row that gains are counted from; may be this one, or None.
+        config, norm: labels; together with the iterations no other line has the same.
+        gains: metric -> the mean's gain over the baseline, that of the first of FrozenBN, BN,
+            SyncBN in the same row; empty where there is none.
     """
 
     config: str
     norm: str
     dataset: str
     runs: list[Run]
-    aps: pd.DataFrame
-    baseline: "Line | None" = None
+    gains: dict[str, float] = field(default_factory=dict)
 
     @property
     def iterations(self) -> int:
         return self.runs[0].config["SOLVER.MAX_ITER"]
 
+    @property
+    def aps(self) -> pd.DataFrame:
+        """A row a run, a column a metric, e.g. "bbox/AP"."""
+        return pd.DataFrame([run.final(self.dataset) for run in self.runs])
+
     def cells(self) -> dict[str, Any]:
         """Column -> what stands in it, unrounded; nan or None for nothing."""
+        cells = {"config": self.config, "norm": self.norm}
+        cells |= {"seeds": len(self.runs), "iterations": self.iterations}
         mean, deviation = self.aps.mean(), self.aps.std()  # of the sample, over n - 1
-        paper = paper_figures(self.runs[0].config, self.dataset)
-        base = {} if self.baseline in (None, self) else self.baseline.aps.mean()
-        cells = {
-            "config": self.config,
-            "norm": self.norm,
-            "dataset": self.dataset,
-            "seeds": len(self.runs),
-            "iterations": self.iterations,
-        }
-        for metric, name in _METRICS.items():
+        for metric, name in _NAMES.items():
             cells[name], cells[f"{name} std"] = mean.get(metric), deviation.get(metric)
-        for metric, of_metric in _COMPARED.items():
-            cells[f"gain{of_metric}"] = mean.get(metric, math.nan) - base.get(metric, math.nan)
-        cells["gain over"] = self.baseline and self.baseline.norm
-        for metric, of_metric in _COMPARED.items():
-            cells[f"paper's {_METRICS[metric]}"] = figure = paper.get(metric, math.nan)
-            cells[f"difference{of_metric}"] = mean.get(metric, math.nan) - figure
-        return cells
+        cells["gain"], cells["gain (mask)"] = map(self.gains.get, ("bbox/AP", "segm/AP"))
+        papers = _papers().get(_experiment_key(self.runs[0].config), ())
+        return cells | dict(zip(("paper's box AP", "paper's mask AP"), papers, strict=False))
 
 
 @dataclass(frozen=True)
@@ -93,137 +86,149 @@ class Table:
 
     def markdown(self) -> str:
         """The table, what its columns mean, and the runs that are not in it."""
-        problems = [f"- {path}: {why}" for path, why in self.problems]
-        problems = ["", "Not in the table:", "", *problems] if problems else []
-        if not self.lines:
-            return "\n".join(["No run has a result yet.", *problems]) + "\n"
+        parts = [self._markdown() if self.lines else "No run has a result yet."]
+        if self.problems:
+            parts.append("Not in the table:")
+            parts.append("\n".join(f"- {path}: {why}" for path, why in self.problems))
+        return "\n\n".join(parts) + "\n"
+
+    def _markdown(self) -> str:
         frame = self._frame()
-        hidden = [name for name in frame if name in ("dataset", "gain over") or name[-4:] == " std"]
-        names = list(frame.drop(columns=hidden))
-        table = tabulate(
-            [[_cell(name, cells) for name in names] for cells in frame.to_dict("records")],
-            names,
-            tablefmt="pipe",
-            disable_numparse=True,
-            colalign=["left" if name in ("config", "norm") else "right" for name in names],
-        )
+        texts = frame[[name for name in frame if not name.endswith(" std")]].copy()
+        for name in texts.select_dtypes("float"):
+            text = "{:+.2f}" if name.startswith("gain") else "{:.2f}"
+            texts[name] = texts[name].map(text.format, na_action="ignore").fillna("-")
+            if f"{name} std" in frame:
+                deviations = frame[f"{name} std"].map(" ± {:.2f}".format, na_action="ignore")
+                texts[name] += deviations.fillna("")
+        align = ["left", "left", *["right"] * (texts.shape[1] - 2)]
+        table = texts.to_markdown(index=False, disable_numparse=True, colalign=align)
         notes = []
         if frame["seeds"].max() > 1:
             notes.append("AP is the mean over the seeds ± their standard deviation (n - 1).")
-        if frame["gain"].notna().any():
+        if "gain" in frame:
             notes.append("Gains are over the FrozenBN (else BN) run of the same config.")
-        if "difference" in frame:
-            notes.append("Difference: AP minus the paper's.")
-        legend = ["", " ".join(notes)] if notes else []
-        return "\n".join([table, *legend, *problems]) + "\n"
+        return "\n\n".join([table, " ".join(notes)]).rstrip()
 
     def csv(self) -> str:
         """A header and the lines, a number a cell, unrounded; without the runs in problems."""
         return self._frame().to_csv(index=False, lineterminator="\n") if self.lines else ""
 
     def _frame(self) -> pd.DataFrame:
-        """The columns in which a line has something, and the gain."""
-        frame = pd.DataFrame([line.cells() for line in self.lines])
-        return frame[[name for name in frame if name == "gain" or frame[name].notna().any()]]
-
-
-def _cell(name: str, cells: dict[str, Any]) -> str:
-    value = cells[name]
-    if isinstance(value, (str, int)):
-        return str(value)
-    if pd.isna(value) and name == "gain":
-        return "baseline" if cells.get("gain over") == cells["norm"] else "none"
-    if pd.isna(value):
-        return "-"
-    if name.startswith(("gain", "difference")):
-        return f"{value:+.2f}"
-    deviation = cells.get(f"{name} std")
-    return f"{value:.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
-
-
-# ---- From runs to lines ----------------------------------------------------------------------
+        """The columns in which a line has something."""
+        return pd.DataFrame([line.cells() for line in self.lines]).dropna(axis=1, how="all")
 
 
 def make_table(runs: Iterable[Run]) -> Table:
     """
-    Runs that differ in nothing but the seed become one line. Of several with one seed the first
-    counts, and lines are in the order of their first runs, row by row, the baseline first.
+    Runs that differ in nothing but the seed become one line; the lines are in the order of their
+    first runs, row by row. A row is of one config, whatever its norms.
     """
-    finished, problems = _choose(runs)
-    lines = [
-        _make_line(of_line, dataset)
-        for of_line in _grouped(
-            finished, lambda run: (row_of(run.config), norm_details(run.config))
-        )
-        for dataset in of_line[0].evaluations
-    ]
-    _tell_apart(lines)
-    ordered = []
-    for row in _grouped(lines, lambda line: (line.dataset, row_of(line.runs[0].config))):
-        baseline = _find_baseline(row)
-        for line in row:
-            line.baseline = baseline
-        ordered += sorted(row, key=lambda line: line is not line.baseline)
-    return Table(ordered, problems)
-
-
-def _choose(runs: Iterable[Run]) -> tuple[list[Run], list[tuple[str, str]]]:
-    chosen, problems = [], []
-    first_with: dict[str, Run] = {}
+    finished, problems = [], []
     for run in runs:
-        if run.problem:
-            problems.append((run.path, run.problem))
-            continue
-        seed = run.config.get("SEED", -1)
-        first = first_with.setdefault(_comparable((_experiment(run), seed)), run)
-        if first is run or seed < 0:
-            chosen.append(run)
-        else:
-            problems.append((run.path, f"the same config and seed as {first.path}"))
-    return chosen, problems
-
-
-def _experiment(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    return row_of(run.config), norm_details(run.config)
-
-
-def _comparable(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+        problems.append((run.path, run.problem)) if run.problem else finished.append(run)
+    lines = [
+        Line(f"{_config_label(same[0].config)}, {name}", norm_label(same[0].config), name, same)
+        for same in _grouped(finished, lambda run: experiment(run.config))
+        for name in same[0].test_sets
+    ]
+    rows = _grouped(lines, lambda line: (line.dataset, _row(line.runs[0].config)))
+    lines = [line for row in rows for line in row]
+    # Labels that would stand for two rows, or for two lines of a row, are told apart
+    for same in _grouped(lines, lambda line: (line.config, line.iterations)):
+        of_each = differences([_row(line.runs[0].config) for line in same])
+        for line, difference in zip(same, of_each, strict=True):
+            line.config += f", {difference}" if difference else ""
+    for same in _grouped(lines, lambda line: (line.config, line.iterations, line.norm)):
+        of_each = differences([experiment(line.runs[0].config) for line in same])
+        for line, difference in zip(same, of_each, strict=True):
+            line.norm += f", {difference}" if difference else ""
+    for row in rows:
+        baseline = _baseline(row)
+        for line in row if baseline else ():
+            line.gains = dict(line.aps.mean() - baseline.aps.mean())
+    return Table(lines, problems)
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
     """Groups of items with equal keys, in the order of their first members."""
     groups: dict[str, list[T]] = {}
     for item in items:
-        groups.setdefault(_comparable(key(item)), []).append(item)
+        groups.setdefault(json.dumps(key(item), sort_keys=True), []).append(item)
     return list(groups.values())
 
 
-def _make_line(runs: list[Run], dataset: str) -> Line:
-    config = runs[0].config
-    aps = pd.DataFrame([run.final(dataset) for run in runs]).dropna(axis=1)
-    return Line(f"{config_label(config)}, {dataset}", norm_label(config), dataset, runs, aps)
-
-
-def _tell_apart(lines: list[Line]) -> None:
-    """Adds to labels that would stand for two rows, or two lines of a row, what differs."""
-    for same in _grouped(lines, lambda line: (line.config, line.iterations)):
-        configs = [row_of(line.runs[0].config) for line in same]
-        for line, difference in zip(same, differences(configs), strict=True):
-            line.config += f", {difference}" if difference else ""
-    for same in _grouped(lines, lambda line: (line.config, line.iterations, line.norm)):
-        details = [norm_details(line.runs[0].config) for line in same]
-        for line, difference in zip(same, differences(details), strict=True):
-            line.norm += f", {difference}" if difference else ""
-
-
-def _find_baseline(row: list[Line]) -> Line | None:
+def _baseline(row: list[Line]) -> Line | None:
     for norm in _BASELINES:
-        found = []
         for line in row:
-            of_part = norms(line.runs[0].config)
-            if of_part.pop("backbone") == norm and set(of_part.values()) <= {norm, ""}:
-                found.append((sum(map(bool, of_part.values())), line))
-        if found:
-            return min(found, key=lambda pair: pair[0])[1]
+            if set(norms(line.runs[0].config).values()) - {""} == {norm}:
+                return line
     return None
+
+
+# ---- What a config describes -----------------------------------------------------------------
+
+
+def experiment(config: Config) -> dict[str, Any]:
+    """The keys in which runs of one experiment agree, whatever their seeds."""
+    return {key: value for key, value in config.items() if not _INCIDENTAL.fullmatch(key)}
+
+
+def _row(config: Config) -> dict[str, Any]:
+    """
+    The keys in which the runs of one row agree, whatever their norms and pre-trained weights;
+    whether there are any weights belongs to it.
+    """
+    row = {key: v for key, v in experiment(config).items() if not _OF_NORM.fullmatch(key)}
+    weights = "pre-trained" if config.get("MODEL.WEIGHTS") else ""
+    return row | {"MODEL.BACKBONE.NAME": stock_backbone(config), "MODEL.WEIGHTS": weights}
+
+
+def _config_label(config: Config) -> str:
+    """E.g. "Mask R-CNN R-50-FPN 4conv1fc, from scratch"."""
+    words = [str(config.get("MODEL.META_ARCHITECTURE"))]
+    head = ""
+    if words == ["GeneralizedRCNN"]:
+        words = ["Cascade"] * (config.get("MODEL.ROI_HEADS.NAME") == "CascadeROIHeads")
+        words += ["Mask"] * bool(config.get("MODEL.MASK_ON"))
+        words = [*(words or ["Faster"]), "R-CNN"]
+        for key, layer in (("NUM_CONV", "conv"), ("NUM_FC", "fc")):
+            number = config.get(f"MODEL.ROI_BOX_HEAD.{key}")
+            head += f"{number}{layer}" if number else ""
+    builder = stock_backbone(config)
+    backbone = builder.removeprefix("build_").removesuffix("_backbone")
+    if "resnet" in builder:
+        depth, groups = config.get("MODEL.RESNETS.DEPTH"), config.get("MODEL.RESNETS.NUM_GROUPS")
+        width = config.get("MODEL.RESNETS.WIDTH_PER_GROUP")
+        backbone = f"X-{depth}-{groups}x{width}d" if groups > 1 else f"R-{depth}"
+        backbone += "-FPN" * ("fpn" in builder)
+    label = " ".join(filter(None, [*words, backbone, head]))
+    return label if config.get("MODEL.WEIGHTS") else f"{label}, from scratch"
+
+
+# ---- The paper -------------------------------------------------------------------------------
+
+# The configs of its COCO tables -> box AP, mask AP
+_PAPER = {
+    "COCO-Detection/faster_rcnn_R_50_FPN_2fc_1x_frozenbn": (36.31,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_2fc_1x_gn": (36.32,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_2fc_1x_gw": (38.13,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_frozenbn": (36.39,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_gn": (37.86,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_gw": (39.60,),
+    "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_4conv1fc_1x_frozenbn": (42.24, 37.53),
+    "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_4conv1fc_1x_gn": (42.18, 37.54),
+    "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_4conv1fc_1x_gw": (44.41, 39.17),
+}
+
+
+@functools.cache
+def _papers() -> dict[str, tuple[float, ...]]:
+    """The experiment of each of the paper's rows -> its APs."""
+    configs = {name: flatten(get_config(f"{name}.yaml")) for name in _PAPER}
+    return {_experiment_key(configs[name]): aps for name, aps in _PAPER.items()}
+
+
+def _experiment_key(config: Config) -> str:
+    """With the row's norms, but not what its weights dictate, which may be another's."""
+    return json.dumps([_row(config), norms(config)], sort_keys=True)

@@ -31,7 +31,7 @@ def test_a_run_that_diverges_ends_with_one_line(own_data, tmp_path):
     )
     assert "Traceback" not in run.stdout + run.stderr
     assert "Traceback" in (tmp_path / "log.txt").read_text()
-    assert read_run(str(tmp_path)).diverged
+    assert read_run(str(tmp_path)).problem.startswith("diverged: ")
 
 
 def test_a_disk_that_fills_ends_training_with_one_line_and_the_checkpoint_before(

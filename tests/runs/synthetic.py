@@ -42,14 +42,14 @@ def eval_record(iteration, ap, prefix="", **more):
     return record | {f"{prefix}{key.replace('__', '/')}": value for key, value in more.items()}
 
 
-def write_run(path: Path, records=None, ap=40.0, log=None, **overrides) -> str:
+def write_run(path: Path, records=None, ap=40.0, log=None, cfg=None, **overrides) -> str:
     """
     Args:
         records: the lines of metrics.json, dicts or texts; by default those of a run that was
             trained to the end and then evaluated with that AP.
-        overrides: of config().
+        cfg: its config; None for config(**overrides).
     """
-    cfg = config(**overrides)
+    cfg = cfg or config(**overrides)
     if records is None:
         end = cfg.SOLVER.MAX_ITER
         records = [train_record(i, 2.0 - i / end) for i in range(19, end, 20)]
