@@ -109,52 +109,43 @@ def test_finished_runs_are_not_repeated_and_norms_and_seeds_can_be_added(
     assert "GN/seed1: is there, box AP 40.0\n" in capfd.readouterr().out
 
 
-def test_a_failing_run_is_named_and_the_rest_is_run_and_next_time_it_is_tried_again(
+def test_runs_that_fail_or_diverge_are_named_and_the_first_are_tried_again(
     compare, training, tmp_path
 ):
     training.set("BN", text="Traceback ...\nerror: no weights\n\n")
+    training.set("GN", records=[train_record(59)], log="FloatingPointError: Loss became NaN\n")
     table = compare("BN", "GN")
-    assert [line.norm for line in table.lines] == ["GN"]
-    folder = str(tmp_path / "output" / "BN" / "seed1")
-    assert table.problems == [(folder, "failed: error: no weights")]
+    folder = tmp_path / "output" / "BN" / "seed1"
+    diverged = (f"{tmp_path}/output/GN/seed1", "diverged: Loss became NaN")
+    assert table.problems == [(str(folder), "failed: error: no weights"), diverged]
     text = (tmp_path / "output" / "comparison.md").read_text()
     assert f"- {folder}: failed: error: no weights" in text
+    assert (folder / "console.txt").read_text().startswith("Traceback")
     training.set("BN")
-    assert compare("BN", "GN").problems == []
+    table = compare("BN", "GN")
+    assert [line.norm for line in table.lines] == ["BN"] and table.problems == [diverged]
     assert training.started == ["BN 1", "GN 1", "BN 1"]
-
-
-def test_a_diverged_run_is_named_and_not_tried_again(compare, training):
-    training.set("BN", records=[train_record(59)], log="FloatingPointError: Loss became NaN\n")
-    for _ in range(2):
-        ((_, problem),) = compare("BN", "GN").problems
-        assert problem == "diverged: Loss became NaN"
-    assert training.started == ["BN 1", "GN 1"]
 
 
 def test_every_run_gets_its_seed_its_folder_and_the_same_rest(compare, training, tmp_path):
     training.script.write_text("import sys\nsys.exit(' '.join(sys.argv[1:]))")
     options = ["--trust-config", "--num-gpus", "2", "--seeds", "2"]
-    table = compare("GN", options=options, opts=[*ON_SHAPES, "MODEL.DEVICE", "cpu"])
+    table = compare("GN", options=options)
     common = f"failed: --config-file {CONFIG} --resume --num-gpus 2 --dist-url auto --trust-config "
-    common += f"{' '.join(ON_SHAPES)} MODEL.DEVICE cpu MODEL.RESNETS.NORM GN MODEL.FPN.NORM GN "
-    folders = [f"{tmp_path}/output/GN/seed{seed}" for seed in (1, 2)]
-    assert table.problems == [
-        (folder, f"{common}SEED {seed} OUTPUT_DIR {folder}")
-        for seed, folder in enumerate(folders, 1)
-    ]
+    common += f"{' '.join(ON_SHAPES)} MODEL.RESNETS.NORM GN MODEL.FPN.NORM GN "
+    for seed, (folder, problem) in enumerate(table.problems, 1):
+        assert folder == f"{tmp_path}/output/GN/seed{seed}"
+        assert problem == f"{common}SEED {seed} OUTPUT_DIR {folder}"
+    assert len(table.problems) == 2
 
 
 @pytest.mark.parametrize(
     "norms, more, fragments",
     [
         (["GM"], {}, ["GM", "GN"]),
-        (["GW(num_groups=48)"], {}, ["48"]),
         (["a: MODEL.FPN.NORM 'GW(num_groups=48)'"], {}, ['"a"', "48"]),
         (["a: MODEL.RESNETS.NORMS GN"], {}, ['"a"', "MODEL.RESNETS.NORMS"]),
         (["a: SEED 3"], {}, ["SEED", "--seeds"]),
-        (["a: SOLVER.MAX_ITER 0"], {}, ['"a"', "SOLVER.MAX_ITER 0"]),
-        (["a: DATASETS.TEST \"('nowhere',)\""], {}, ['"a"', "nowhere"]),
         (["a: MODEL.WEIGHTS gw://R-18-GW.pth"], {}, ['"a"', "R-18-GW.pth"]),
         (["GN"], {"opts": (*ON_SHAPES, "OUTPUT_DIR", "x")}, ["OUTPUT_DIR", "--output"]),
         (["GN"], {"opts": (*ON_SHAPES[:2], "DATASETS.TEST", "()")}, ["DATASETS.TEST"]),
