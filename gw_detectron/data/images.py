@@ -1,6 +1,6 @@
 """The images of a dataset, read; one that can't be is named."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,3 +61,9 @@ def read(path: str, format: str) -> np.ndarray:
             f"the image {path} can't be read: {one_line(error)}; mend it, or take it out of the "
             "annotations"
         ) from error
+
+
+def spread_evenly(records: Sequence[Any], count: int) -> list[Any]:
+    """The middles of `count` equal parts; all of them where there are no more."""
+    count = min(count, len(records))
+    return [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]

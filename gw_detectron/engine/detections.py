@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode, Instances
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
+from ..data.images import spread_evenly
 from .picture import Objects, draw_objects
 
 __all__ = ["save_detection_sheet"]
@@ -44,7 +45,7 @@ def save_detection_sheet(
         num_images: at most; a smaller dataset is shown whole.
         score_threshold: detections below it are left out.
     """
-    records = _spread_evenly(DatasetCatalog.get(dataset_name), num_images)
+    records = spread_evenly(DatasetCatalog.get(dataset_name), num_images)
     class_names = MetadataCatalog.get(dataset_name).get("thing_classes", None)
     column_width = _column_width(len(records))
     pairs = []
@@ -57,12 +58,6 @@ def save_detection_sheet(
     sheet = _lay_out(pairs, column_width, ("ground truth", threshold_header))
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     sheet.save(path)
-
-
-def _spread_evenly(records: Sequence[Any], count: int) -> list[Any]:
-    """The middles of `count` equal parts."""
-    count = min(count, len(records))
-    return [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
 
 
 def _detect(cfg: CfgNode, model: nn.Module, records: Sequence[dict[str, Any]]) -> list[Instances]:
