@@ -1,8 +1,9 @@
-# Where the environment is made, and the interpreter that it is made with unless it is there already:
-# PYTHON=python3.12 make test
+# Where the environment is made, the interpreter that it is made with unless it is there already, and
+# what is installed: PYTHON=python3.12 make test
 VENV ?= .venv
-PYTHON ?= $(if $(wildcard $(VENV)/.ready),$(VENV)/bin/python,python3)
-export VENV
+PYTHON ?= $(if $(wildcard $(READY)),$(VENV)/bin/python,python3)
+REQUIREMENTS ?= requirements.txt
+READY = $(VENV)/.ready
 
 .PHONY: help environment demo docs test test-gpu benchmark-gpu test-matrix format clean
 .DEFAULT_GOAL := help
@@ -10,10 +11,18 @@ export VENV
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
 
-environment:  ## make .venv with the pinned versions, Detectron2 and this package (3 minutes once)
+environment: $(READY)  ## make .venv with the pinned versions, Detectron2 and this package (3 minutes once)
+
+$(READY): $(REQUIREMENTS) pyproject.toml tools/make_environment.py tools/install_detectron2.py
 	@command -v $(PYTHON) >/dev/null || \
-	    { echo "$(PYTHON) not found; name a Python 3.10 to 3.12: PYTHON=python3.12 make test" >&2; exit 1; }
-	@$(PYTHON) tools/make_environment.py $(ENVIRONMENT)
+	    { echo "$(PYTHON) not found; name another, e.g.: PYTHON=python3.12 make test" >&2; exit 1; }
+	@$(PYTHON) tools/make_environment.py $(VENV) $(REQUIREMENTS)
+	@echo $(PYTHON) >> $@
+
+# It is made anew for another PYTHON than the one that it was made with
+ifeq ($(filter $(PYTHON),$(VENV)/bin/python $(shell cat $(READY) 2>/dev/null)),)
+.PHONY: $(READY)
+endif
 
 demo: environment  ## train and evaluate a GW detector on drawn shapes (6 minutes on 2 cores)
 	$(VENV)/bin/python tools/train_net.py --resume \
@@ -25,7 +34,7 @@ docs: environment  ## renew docs/tour.md: run its commands, put their outputs in
 test: environment  ## check the format, the code and the tests
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m ruff check
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # With what is installed. Most of the time is compiling Triton's kernels: in several processes, where
 # pytest-xdist is there, of two threads each.
@@ -41,8 +50,8 @@ benchmark-gpu:  ## measure GW on a GPU, with what is installed, into OUTPUT (4 m
 	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" \
 	    $(PYTHON) tools/benchmark.py gpu --output $(OUTPUT)
 
-test-matrix:  ## make test on Python 3.10 to 3.12, those that are there, and with the oldest PyTorch
-	@python3 tools/test_matrix.py $(PYTHONS)
+test-matrix: environment  ## make test on every supported Python that is there, and with the oldest PyTorch
+	$(VENV)/bin/python -m nox
 
 format: environment  ## format the code, and mend what the linter can mend
 	$(VENV)/bin/python -m ruff check --fix

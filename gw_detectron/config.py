@@ -13,7 +13,7 @@ from detectron2.config.defaults import _C
 
 from .errors import UsageError
 
-# A wheel has the folder beside model_zoo's code (setup.py puts it there), a checkout at its top
+# A wheel has the folder beside the code of model_zoo (see pyproject.toml), a checkout at its top
 _INSTALLED = Path(__file__).parent / "model_zoo" / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
 _OURS = (CONFIGS, Path(detectron2.model_zoo.__file__).parent / "configs")

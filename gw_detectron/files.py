@@ -1,11 +1,13 @@
-"""Files that are written whole, and folders for one process at a time."""
+"""Files and folders that are written whole, and folders for one process at a time."""
 
 import contextlib
 import fcntl
 import glob
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from .errors import UsageError
@@ -31,6 +33,21 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         with contextlib.suppress(OSError):
             os.remove(unfinished)
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    A folder to fill, which gets its name when the block has ended without an error; else nothing
+    is left. OSError where it can't be written, or where something of that name is there by then.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as hidden:
+        draft = Path(hidden, path.name)
+        draft.mkdir()
+        yield draft
+        draft.rename(path)
 
 
 def remove_unfinished(folder: str) -> None:

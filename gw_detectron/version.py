@@ -1,3 +1,3 @@
-"""The version of the package; setup.py reads it from here without importing the package."""
+"""The version of the package; pyproject.toml takes it from here without importing the package."""
 
 __version__ = "0.1.0"

@@ -1,27 +1,34 @@
 """A folder that another process keeps to itself."""
 
 import contextlib
-import subprocess
-import sys
+import multiprocessing
+import os
 
-HOLD = """
-import os, sys
 from gw_detectron.files import locked
-with locked(sys.argv[1], "it"):
-    if os.fork() == 0:  # as a loader's worker is
-        os.close(1)
-        sys.stdin.read()
-        os._exit(0)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+
+CONTEXT = multiprocessing.get_context("fork")
+
+
+def _hold(folder, held, end, other_end):
+    os.close(other_end)
+    with locked(str(folder), "it"):
+        os.fork()  # as a loader's worker is
+        held.set()
+        os.read(end, 1)  # nothing, once the other end is closed
+    os._exit(0)
 
 
 @contextlib.contextmanager
 def lock_held(folder):
     """Gives the process, which has a child; at the end both are gone."""
-    command = [sys.executable, "-c", HOLD, str(folder)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout.readline() == "held\n"
+    end, other_end = os.pipe()
+    held = CONTEXT.Event()
+    process = CONTEXT.Process(target=_hold, args=(folder, held, end, other_end))
+    process.start()
+    assert held.wait(60)
+    try:
         yield process
+    finally:
+        os.close(other_end)
+        os.close(end)
+        process.join()

@@ -22,7 +22,7 @@ def test_another_process_is_named_and_kept_out(tmp_path):
 def test_a_killed_process_holds_nothing_though_its_child_lives(tmp_path):
     with lock_held(tmp_path) as holder:
         holder.kill()
-        holder.wait()
+        holder.join()
         with locked(str(tmp_path), "OUTPUT_DIR"):
             assert str(os.getpid()) in (tmp_path / ".lock").read_text()
 
@@ -45,9 +45,10 @@ def test_a_file_system_without_locks_has_none(tmp_path, monkeypatch):
     def lockf(*args):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("fcntl.lockf", lockf)
-    with locked(str(tmp_path), "OUTPUT_DIR"), lock_held(tmp_path):
-        pass
+    with lock_held(tmp_path):
+        monkeypatch.setattr("fcntl.lockf", lockf)
+        with locked(str(tmp_path), "OUTPUT_DIR"):
+            pass
 
 
 def test_a_file_has_its_old_content_until_the_new_one_is_complete(tmp_path):

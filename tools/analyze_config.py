@@ -5,14 +5,9 @@ import argparse
 import os
 import sys
 
-from gw_detectron.errors import UsageError, ends_with_one_line
-from gw_detectron.norms.model import build_from_config
-from gw_detectron.norms.plot import save_share_plot
-from gw_detectron.norms.report import save_csv, terminal_report
-from gw_detectron.norms.trace import trace
-from gw_detectron.runs.plot import require_plottable
+from arguments import add_overrides, add_trust, run_tool, tool_parser
 
-EXAMPLE = """
+EPILOG = """
 A norm imposes constraints on a sample (an image; in a region head a region): GN 2 g, GW
 g (g + 3) / 2 equations for g groups. More of them than the sample has values leave it no freedom.
 
@@ -37,7 +32,7 @@ columns:
                not below the layer's, that leaves at most 10% of white input's variance missing
 
 Region heads are counted as in training: ROI_HEADS.BATCH_SIZE_PER_IMAGE regions an image, in mask
-and keypoint heads the POSITIVE_FRACTION of them. No weights are loaded, no arithmetic is done.
+and keypoint heads the POSITIVE_FRACTION of them. No weights are loaded, no products computed.
 
 examples:
   analyze_config.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_gw.yaml
@@ -49,11 +44,10 @@ examples:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Lists the norms of a config's model: how much freedom they take from the "
-        "features, how far GW whitens, and what it costs.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Lists the norms of a config's model: how much freedom they take from the features, how "
+        "far GW whitens, and what it costs.",
+        EPILOG,
     )
     parser.add_argument(
         "--config-file", required=True, metavar="FILE", help="a YAML config or a LazyConfig"
@@ -68,34 +62,34 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--csv", metavar="FILE", help="write the table there, unrounded")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the share of freedom by depth")
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="overrides of the config, after the options",
-    )
+    add_trust(parser)
+    add_overrides(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
+    from gw_detectron.errors import UsageError
+    from gw_detectron.norms.model import analyze, build_from_config
+    from gw_detectron.norms.report import save_csv, save_share_plot, terminal_report
+    from gw_detectron.runs.plot import require_plottable
+
     if args.plot:
         require_plottable(args.plot)
     if args.size and min(args.size) < 1:
         raise UsageError(f"--size {args.size[0]} {args.size[1]}: both are at least 1")
-    model, size = build_from_config(args.config_file, args.opts)
+    model, size = build_from_config(args.config_file, args.opts, args.trust_config)
     height, width = args.size or size
-    result = trace(model, height, width)
-    if not result.layers:
+    rows, flops = analyze(model, height, width)
+    if not rows:
         raise UsageError(f"the model of {args.config_file} has no norm")
     print(f"{args.config_file}, an image of {height} x {width}; columns: see --help\n")
     in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print(terminal_report(result, in_color), end="")
+    print(terminal_report(rows, flops, in_color), end="")
     if args.csv:
-        save_csv(result, args.csv)
+        save_csv(rows, args.csv)
     if args.plot:
-        save_share_plot(result.layers, args.plot)
+        save_share_plot(rows, args.plot)
 
 
 if __name__ == "__main__":
-    with ends_with_one_line():
-        main(argument_parser().parse_args())
+    run_tool(argument_parser(), main)

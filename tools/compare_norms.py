@@ -6,19 +6,16 @@ import os
 import signal
 import sys
 
-from gw_detectron.engine import add_dataset_argument
-from gw_detectron.engine.interruption import heeding
-from gw_detectron.errors import ends_with_one_line
-from gw_detectron.runs.comparison import prepare
+from arguments import add_dataset, add_overrides, add_trust, run_tool, tool_parser
 
-EXAMPLE = """
+EPILOG = """
 An entry of --norms is one of
   NORM                          put at every norm of the model: backbone, FPN, and those heads that
                                 have convolutions with a norm
   "NAME: KEY VALUE KEY VALUE"   overrides on top of the config, with quotes as in a shell
 
 Every run has its directory OUTPUT/ENTRY/seedK; what it prints is in log.txt there. Runs of one seed
-see the same images in the same order. When it is stopped, the same command goes on: finished runs
+see the same images in the same order. After an interruption the same command resumes: finished runs
 stay, the one in progress resumes at its last checkpoint and ends as if it had not been stopped.
 More norms or seeds can be added later. At the end the table and the plot of compare_runs.py are in
 OUTPUT/comparison.md and OUTPUT/comparison.png. Exit status 1: some runs have no result.
@@ -32,14 +29,14 @@ example:
     --dataset cells_train data/train.json data/train --dataset cells_val data/val.json data/val \\
     DATASETS.TRAIN "('cells_train',)" DATASETS.TEST "('cells_val',)"
 """
+TRAIN_NET = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_net.py")
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Trains a config with several norms, one run after another with the same data "
-        "order and schedule, and compares their AP.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Trains a config with several norms, one run after another with the same data order and "
+        "schedule, and compares their AP.",
+        EPILOG,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML config")
     parser.add_argument(
@@ -48,7 +45,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="run each with SEED 1 to N (default 1)"
     )
-    add_dataset_argument(parser)
+    add_dataset(parser)
     parser.add_argument(
         "--output",
         default=os.path.join("output", "compare_norms"),
@@ -63,36 +60,25 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep all checkpoints of a finished run, not model_final.pth alone",
     )
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="overrides of the config for all runs, after the options",
-    )
+    add_trust(parser)
+    add_overrides(parser)
     return parser
 
 
-def main(args: argparse.Namespace) -> int:
-    """Returns the exit status."""
-    comparison = prepare(
-        config_file=args.config_file,
-        norms=args.norms,
-        num_seeds=args.seeds,
-        output=args.output,
-        opts=args.opts,
-        datasets=args.dataset,
-        num_gpus=args.num_gpus,
-        keep_checkpoints=args.keep_checkpoints,
-    )
-    table = comparison.run()
+def main(args: argparse.Namespace) -> None:
+    from gw_detectron.engine.interruption import heeding
+    from gw_detectron.runs.comparison import compare
+
+    with heeding(signal.default_int_handler):
+        try:
+            table = compare(args, TRAIN_NET)
+        except KeyboardInterrupt:
+            print("\nThe same command resumes where this one was stopped.", file=sys.stderr)
+            raise
     print(f"\n{table.markdown()}\nThis table and a plot are in {args.output}: comparison.md, .png")
-    return 1 if table.problems else 0
+    if table.problems:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    with ends_with_one_line(), heeding(signal.default_int_handler):
-        try:
-            sys.exit(main(argument_parser().parse_args()))
-        except KeyboardInterrupt:
-            print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
-            sys.exit(130)
+    run_tool(argument_parser(), main)

@@ -4,12 +4,9 @@
 import argparse
 import sys
 
-from gw_detectron.errors import UsageError, ends_with_one_line
-from gw_detectron.runs.plot import require_plottable, save_plot
-from gw_detectron.runs.run import find_runs
-from gw_detectron.runs.table import make_table
+from arguments import add_trust, run_tool, tool_parser
 
-EXAMPLE = """
+EPILOG = """
 The lines of a config are told apart by their norms; runs that differ only in the SEED are one
 line, their AP a mean ± the standard deviation. A gain is over the FrozenBN run of the same config,
 else over the BN run. Where a run is a row of the paper's COCO tables, the paper's AP stands beside.
@@ -22,10 +19,8 @@ example:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Compares the results of Detectron2 training runs in a Markdown table.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Compares the results of Detectron2 training runs in a Markdown table.", EPILOG
     )
     parser.add_argument(
         "runs", nargs="+", metavar="RUN_DIR", help="an OUTPUT_DIR, or a directory with several"
@@ -34,16 +29,23 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plot", metavar="FILE.png", help="draw AP and training loss against iterations"
     )
+    add_trust(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
+    from gw_detectron.errors import UsageError
+    from gw_detectron.runs.plot import require_plottable, save_plot
+    from gw_detectron.runs.run import find_runs
+    from gw_detectron.runs.table import make_table
+
     if args.plot:
         require_plottable(args.plot)
-    table = make_table(find_runs(args.runs))
+    table = make_table(find_runs(args.runs, args.trust_config))
     if args.csv:
         print(table.csv(), end="")
-        print(*table.problem_lines()[1:], sep="\n", end="", file=sys.stderr)
+        for path, why in table.problems:
+            print(f"not in the table: {path}: {why}", file=sys.stderr)
     else:
         print(table.markdown(), end="")
     if args.plot and not table.lines:
@@ -53,5 +55,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with ends_with_one_line():
-        main(argument_parser().parse_args())
+    run_tool(argument_parser(), main)

@@ -1,7 +1,11 @@
 #!/usr/bin/env python
-"""
-Converts ImageNet weights of a ResNet or ResNeXt, 18 to 152, to Detectron2's names.
+"""Converts ImageNet weights of a ResNet to Detectron2's names; see --help."""
 
+import argparse
+
+from arguments import run_tool, tool_parser
+
+EPILOG = """
 IN is a PyTorch file in torchvision's names: from the authors of Group Whitening, from torchvision,
 or your own. Depth, width, groups and where Group Whitening sits are read off its tensors and
 printed; a missing, superfluous or misshapen tensor is an error. No code in IN is ever run.
@@ -11,15 +15,11 @@ example:
   and in a config: MODEL.WEIGHTS: "gw://R-50-GW.pth"
 """
 
-import argparse
-
-from gw_detectron.checkpoint import convert_file
-from gw_detectron.errors import ends_with_one_line
-
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = tool_parser(
+        "Converts ImageNet weights of a ResNet or ResNeXt, 18 to 152, to Detectron2's names.",
+        EPILOG,
     )
     parser.add_argument("source", metavar="IN", help="the PyTorch file to read")
     parser.add_argument(
@@ -34,7 +34,11 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def main(args: argparse.Namespace) -> None:
+    from gw_detectron.checkpoint import convert_file
+
+    print(convert_file(args.source, args.target, args.drop_classifier, args.overwrite))
+
+
 if __name__ == "__main__":
-    args = argument_parser().parse_args()
-    with ends_with_one_line():
-        print(convert_file(args.source, args.target, args.drop_classifier, args.overwrite))
+    run_tool(argument_parser(), main)

@@ -3,12 +3,9 @@
 
 import argparse
 
-from gw_detectron.data import register_datasets
-from gw_detectron.data.crops import crop_objects
-from gw_detectron.engine import add_dataset_argument
-from gw_detectron.errors import ends_with_one_line
+from arguments import add_dataset, run_tool, tool_parser
 
-EXAMPLE = """
+EPILOG = """
 The folder is what pretrain_imagenet.py takes as --data: DIR/train/<class>/ and DIR/val/<class>/,
 an image around every object. For a backbone where there is no ImageNet.
 
@@ -22,11 +19,10 @@ example:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Cuts the objects of detection data into a classification set, on which "
-        "backbones can be pre-trained.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Cuts the objects of detection data into a classification set, on which backbones can be "
+        "pre-trained.",
+        EPILOG,
     )
     for split in ("train", "val"):
         parser.add_argument(
@@ -36,12 +32,15 @@ def argument_parser() -> argparse.ArgumentParser:
             metavar="NAME",
             help=f"datasets, of --dataset's or Detectron2's own, for the folder {split}",
         )
-    add_dataset_argument(parser)
+    add_dataset(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="a folder that is made")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
+    from gw_detectron.data import register_datasets
+    from gw_detectron.data.crops import crop_objects
+
     register_datasets(args.dataset)
     counts = crop_objects({"train": args.train, "val": args.val}, args.output)
     for split, of_split in counts.items():
@@ -51,5 +50,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with ends_with_one_line():
-        main(argument_parser().parse_args())
+    run_tool(argument_parser(), main)

@@ -4,16 +4,9 @@
 import argparse
 import os
 
-from detectron2.config import CfgNode
+from arguments import add_dataset, add_trust, run_tool, tool_parser
 
-from gw_detectron import engine
-from gw_detectron.config import load_config as load_file
-from gw_detectron.errors import UsageError, ends_with_one_line
-from gw_detectron.runs.diagnosis import diagnose, find_detectors
-from gw_detectron.runs.diagnosis_plot import save_depth_plot
-from gw_detectron.runs.diagnosis_report import csv_report, terminal_report
-
-EXAMPLE = """
+EPILOG = """
 A detector is a finished training run's directory, or a config with weights. All of them are run on
 the same images, and at every norm the covariance between groups of channels is taken before and
 after it, for each image (in region heads: each region) on its own. The groups are the same in all
@@ -29,11 +22,10 @@ examples:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Measures how well conditioned the features of trained detectors are before "
-        "and after every norm.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Measures how well conditioned the features of trained detectors are before and after "
+        "every norm.",
+        EPILOG,
     )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN_DIR", help="an OUTPUT_DIR, or a directory with several"
@@ -44,7 +36,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", default="", metavar="FILE", help="its weights (default: its MODEL.WEIGHTS)"
     )
-    engine.add_dataset_argument(parser)
+    add_dataset(parser)
     parser.add_argument(
         "--on",
         metavar="NAME",
@@ -71,49 +63,35 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="default: %(default)s",
     )
+    add_trust(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    detectors, left_out = find_detectors(args.runs)
+    from gw_detectron.errors import UsageError
+    from gw_detectron.runs import diagnosis
+
+    detectors, left_out = diagnosis.find_detectors(args.runs, args.trust_config)
     for line in left_out:
         print(f"left out: {line}")
-    for config_file, _ in detectors:  # somebody else's, perhaps
-        load_file(config_file)
     if args.config_file:
         detectors.append((args.config_file, args.weights))
     elif args.weights:
         raise UsageError(f"--weights {args.weights}: add their config, --config-file FILE")
     if not detectors:
         raise UsageError("name the detector: RUN_DIR, or --config-file FILE --weights FILE")
-    configs = [load_config(args, *files) for files in detectors]
     try:
         os.makedirs(args.output, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output {args.output}: {error.strerror}") from error
-    findings = diagnose(configs, args.images, args.num_groups)
-
-    table = os.path.join(args.output, "diagnosis.csv")
-    with open(table, "w", newline="", encoding="utf-8") as file:
-        file.write(csv_report(findings))
-    save_depth_plot(findings, os.path.join(args.output, "diagnosis.png"))
-    print(f"\n{terminal_report(findings)}\nThis is in {args.output}: diagnosis.csv, diagnosis.png")
-
-
-def load_config(args: argparse.Namespace, config_file: str, weights: str) -> CfgNode:
-    """As for an evaluation of the weights on the dataset."""
-    datasets = args.dataset
-    name = args.on or (datasets[0][0] if len(datasets) == 1 else None)
-    if name:
-        datasets = [entry for entry in datasets if entry[0] == name]
-    command = ["--config-file", config_file, "--eval-only"]
-    for entry in datasets:
-        command += ["--dataset", *entry]
-    command += ["MODEL.WEIGHTS", weights] if weights else []
-    command += ["DATASETS.TEST", f"('{name}',)"] if name else []
-    return engine.load_config(engine.argument_parser().parse_args(command))
+    table, heading = diagnosis.diagnose(
+        detectors, args.dataset, args.on, args.images, args.num_groups, args.trust_config
+    )
+    table.to_csv(os.path.join(args.output, "diagnosis.csv"), index=False)
+    diagnosis.save_depth_plot(table, os.path.join(args.output, "diagnosis.png"))
+    print(f"\n{heading}\n{diagnosis.terminal_report(table)}")
+    print(f"This is in {args.output}: diagnosis.csv, diagnosis.png")
 
 
 if __name__ == "__main__":
-    with ends_with_one_line():
-        main(argument_parser().parse_args())
+    run_tool(argument_parser(), main)

@@ -1,18 +1,21 @@
-"""Weights on their way into a detector: read without running code, and of the same network."""
+"""Weights, read without running code that their file brings along, and of the same network."""
 
+import argparse
+import contextlib
+import os
 import pickle
 import re
-from collections import Counter
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
+from torch import Tensor
 
 from ..errors import UsageError
-from .torch_file import load_values
 
 # What the arrays of Detectron2's model zoo are pickled as
 _OF_ARRAYS = {
@@ -24,16 +27,18 @@ _OF_ARRAYS = {
     ("_codecs", "encode"),
 }  # fmt: skip
 
-# A block of a ResNet, as Detectron2 and Caffe2 name it and as torchvision does
-_BLOCK = re.compile(r"(?:^|\.)(?:res([2-5])[._]|layer([1-4])\.)(\d+)[._]")
-_CONVOLUTION = re.compile(r"\b(?:stem|res[2-5]\.\d+)\.(?:conv\d|shortcut)\.weight$")
+# A convolution of a ResNet by Detectron2's name: its block, or the stem, and its stage
+_CONVOLUTION = re.compile(r"\b(stem|(res[2-5])\.\d+)\.(?:conv\d|shortcut)\.weight$")
+
+# What DataParallel, DistributedDataParallel and torch.compile put before every name
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 
 
 class WeightsCheckpointer(DetectionCheckpointer):
     """
-    DetectionCheckpointer that never runs code which a file brings along, and doesn't go on with
-    weights of which nothing fits the model, or only a part the backbone: Detectron2 would train
-    the rest from scratch.
+    DetectionCheckpointer that never runs code which a file brings along, and refuses weights of
+    which nothing fits the model, or only a part the backbone: Detectron2 would train the rest from
+    scratch.
 
     load raises :class:`UsageError` on all of these, and on a file that cannot be had, that is cut
     short or damaged, or that holds no weights.
@@ -47,33 +52,36 @@ class WeightsCheckpointer(DetectionCheckpointer):
             raise UsageError(f"the weights {path} can't be had: {reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        self._file = filename
+        # Detectron2 reads these two by itself, once they are known to bring no code
         if filename.endswith(".pkl"):
-            _require_arrays(filename)
+            _load_arrays(filename)
         elif filename.endswith(".pyth"):
-            content = load_values(filename)
-            if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
-                raise UsageError(f'{filename} has no "model_state", as pycls\'s .pyth files have')
-        checkpoint = super()._load_file(filename)
+            load_values(filename)
+        with _errors_in_one_line(filename):
+            checkpoint = super()._load_file(filename)
         _require_weights(checkpoint["model"], filename)
+        self._file, self._first_name = filename, next(iter(checkpoint["model"]))
         return checkpoint
 
     def _torch_load(self, filename: str) -> Any:
         return load_values(filename)
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        self._first_name = next(iter(checkpoint["model"]))
-        theirs, ours = (_blocks(names) for names in (checkpoint["model"], self.model.state_dict()))
-        for stage in sorted(theirs.keys() & ours.keys()):
-            if theirs[stage] != ours[stage]:
-                raise UsageError(
-                    f"{self._file} has {theirs[stage]} blocks in res{stage} and the model "
-                    f"{ours[stage]}: these are weights of another MODEL.RESNETS.DEPTH"
-                )
-        return super()._load_model(checkpoint)
-
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        names = self.model.state_dict().keys()
+        state = self.model.state_dict()
+        convolutions = {name: found for name in state if (found := _CONVOLUTION.search(name))}
+        blocks, stages = ({found[n] for found in convolutions.values()} for n in (1, 2))
+        deeper = [
+            name
+            for name in incompatible.unexpected_keys
+            if (found := _CONVOLUTION.search(name))
+            and found[1] not in blocks
+            and found[2] in stages
+        ]
+        if deeper:
+            raise UsageError(
+                f"{self._file} has blocks that the model has not, first that of {deeper[0]}: "
+                "these are weights of another MODEL.RESNETS.DEPTH"
+            )
         shapes = {name: (theirs, ours) for name, theirs, ours in incompatible.incorrect_shapes}
         absent = {*incompatible.missing_keys, *shapes}
         parameters = [name for name, _ in self.model.named_parameters()]
@@ -82,10 +90,9 @@ class WeightsCheckpointer(DetectionCheckpointer):
                 f"{self._file} has nothing of this model: its {self._first_name} is not there or "
                 f"of another shape, and so for all; the model's names are like {parameters[0]}"
             )
-        convolutions = set(filter(_CONVOLUTION.search, names))
-        unfit = sorted(convolutions & absent)
+        unfit = sorted(convolutions.keys() & absent)
         if unfit and len(unfit) < len(convolutions):
-            theirs, ours = shapes.get(unfit[0], ("not there", tuple(self._shape(unfit[0]))))
+            theirs, ours = shapes.get(unfit[0], ("not there", tuple(state[unfit[0]].shape)))
             raise UsageError(
                 f"{self._file} does not fit the backbone: of its {len(convolutions)} convolutions "
                 f"{len(unfit)} are missing or of another shape, first {unfit[0]}, in the file "
@@ -93,52 +100,95 @@ class WeightsCheckpointer(DetectionCheckpointer):
             )
         super()._log_incompatible_keys(incompatible)
 
-    def _shape(self, name: str) -> Iterable[int]:
-        return self.model.state_dict()[name].shape
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
+    """
+    Reads a state dict saved by torch.save, in its zip or its older format.
+
+    Args:
+        path: a state dict, or a checkpoint with one under "state_dict" or "model".
+
+    Returns:
+        dict: name -> tensor on the CPU, without the prefix of DataParallel and its like.
+
+    Raises:
+        UsageError: the file can't be read, needs code to be run, or holds no state dict.
+    """
+    content = load_values(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    _require_weights(content, path)
+    return {_WRAPPERS.sub("", name): tensor for name, tensor in content.items()}
 
 
-def _blocks(names: Iterable[str]) -> dict[int, int]:
-    """Stage, 2 to 5 -> the number of its blocks."""
-    matches = filter(None, map(_BLOCK.search, names))
-    blocks = {(int(m[1] or int(m[2]) + 1), int(m[3])) for m in matches}
-    return Counter(stage for stage, _ in blocks)
+def load_values(path: str | os.PathLike) -> Any:
+    """
+    torch.load of a file that holds tensors, numbers, strings, and containers of them, on the CPU.
 
+    Checkpoints of training scripts often hold their arguments, an argparse.Namespace: a bag of
+    values that brings no code, read like any other value. Anything else stops the reading.
 
-def _require_weights(content: Any, path: str) -> None:
-    """Raises UsageError where it is no dict of named tensors or arrays."""
-    if not isinstance(content, dict) or not content:
-        kind = "nothing" if content == {} else type(content).__name__
-        raise UsageError(f"{path} holds {kind} where weights by name are expected")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, (torch.Tensor, np.ndarray)):
-            raise UsageError(
-                f"{path} holds a {type(value).__name__} named {name!r}, where weights by name are "
-                'expected: tensors, or a dict of them under "model"'
-            )
+    Raises:
+        UsageError: the file can't be read, or needs code to be run.
+    """
+    with (
+        _errors_in_one_line(path),
+        open(path, "rb") as file,
+        warnings.catch_warnings(),
+        torch.serialization.safe_globals([argparse.Namespace]),
+    ):
+        warnings.simplefilter("ignore")  # torch.load warns before it raises
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _OF_ARRAYS:
-            raise pickle.UnpicklingError(f"{module}.{name}")
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")  # as torch.load words it
         return super().find_class(module, name)
 
 
-def _require_arrays(path: str) -> None:
-    """Raises UsageError where a pickle holds more than arrays, numbers, strings and containers."""
+def _load_arrays(path: str) -> Any:
+    """pickle.load of a file that holds arrays, numbers, strings and containers of them."""
+    with _errors_in_one_line(path), PathManager.open(path, "rb") as file:
+        return _ArraysOnly(file, encoding="latin1").load()
+
+
+@contextlib.contextmanager
+def _errors_in_one_line(path: str | os.PathLike) -> Iterator[None]:
+    """Around what reads a file, whose bytes can make it raise anything."""
     try:
-        with PathManager.open(path, "rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        code = str(error)
-        if re.fullmatch(r"[\w.]+", code):
-            raise UsageError(
-                f"{path} can't be read without running code ({code}), so it was not read"
-            ) from error
-        raise UsageError(f"{path} is not a pickle, or it is cut short or damaged") from error
+        yield
+    except UsageError:
+        raise
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    except Exception as error:  # any kind, on a file that isn't what it should be
-        raise UsageError(f"{path} is not a pickle, or it is cut short or damaged") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds a {type(content).__name__}, not weights by name")
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+    except AssertionError as error:  # Detectron2's, of a .pyth file
+        raise UsageError(str(error)) from error
+    except Exception as error:
+        code = re.search(r"GLOBAL '?([\w.]+)", str(error))
+        if code:
+            reason = (
+                f"can't be read without running code ({code[1]}), so it was not read; where it "
+                "can be trusted, save the model's state_dict() alone and use that"
+            )
+        elif "TorchScript" in str(error):
+            reason = "is a TorchScript program; save the model's state_dict() instead"
+        else:
+            kind = "a pickle" if str(path).endswith(".pkl") else "a file of torch.save"
+            reason = f"is not {kind}, or it is cut short or damaged"
+        raise UsageError(f"{path} {reason}") from error
+
+
+def _require_weights(content: Any, path: str | os.PathLike) -> None:
+    """Raises UsageError where it is no dict of named tensors or arrays."""
+    if not isinstance(content, dict) or not content:
+        kind = "nothing" if content == {} else type(content).__name__
+        raise UsageError(f"{path} holds {kind} where weights by name are expected")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, (Tensor, np.ndarray)):
+            raise UsageError(
+                f"{path} holds a {type(value).__name__} named {name!r}, where weights by name are "
+                'expected: tensors, or a dict of them at its top or under "model" or "state_dict"'
+            )

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlparse
 
 from detectron2.config import CfgNode
@@ -43,19 +43,8 @@ class WeightsHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return str(find_weights(path))
 
-    def _open(self, path: str, mode: str = "r", **kwargs: Any) -> IO:
-        return PathManager.open(str(find_weights(path)), mode, **kwargs)
 
-    def _exists(self, path: str, **kwargs: Any) -> bool:
-        return _locate(path).exists()
-
-    def _isfile(self, path: str, **kwargs: Any) -> bool:
-        return _locate(path).is_file()
-
-
-def register_weights() -> None:
-    """Makes Detectron2's PathManager know `gw://`; harmless twice."""
-    PathManager.register_handler(WeightsHandler(), allow_override=True)
+PathManager.register_handler(WeightsHandler(), allow_override=True)
 
 
 def find_weights(path: str) -> Path:
@@ -65,7 +54,8 @@ def find_weights(path: str) -> Path:
     Raises:
         UsageError: it isn't there; the line says where to get it and how to convert or train it.
     """
-    file = _locate(path)
+    folder = Path(os.environ.get("GW_WEIGHTS") or "weights").expanduser()
+    file = folder / path.removeprefix(PREFIX)
     if not file.is_file():
         raise UsageError(
             f"{path}: there is no {file.name} in the folder {file.parent} "
@@ -106,11 +96,6 @@ def require_scheme(key: str, path: str) -> None:
             f"{key} {path}: nothing here reads or writes {path.partition('://')[0]}://, only "
             + ", ".join(prefixes)
         )
-
-
-def _locate(path: str) -> Path:
-    folder = Path(os.environ.get("GW_WEIGHTS") or "weights").expanduser()
-    return folder / path.removeprefix(PREFIX)
 
 
 def _explain_how_to_get(file: Path) -> str:

@@ -1,12 +1,13 @@
 """The user's own data in COCO format: checked, registered, and made to agree with a config."""
 
+import contextlib
 import difflib
 import json
 import logging
 import math
 import os
 import reprlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,30 +18,23 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import UsageError
 
-__all__ = [
-    "CocoDataset",
-    "adapt_config",
-    "register_datasets",
-    "require_files",
-    "require_registered",
-]
-
 logger = logging.getLogger("detectron2.gw")
 
 # So many of the boxes may enclose nothing of their image: COCO's own files have one or two such.
 # Detectron2 leaves them out. More are a mistake in how the file was made
 _MAX_SHARE_OF_EMPTY_BOXES = 0.01
 
+# What an entry of each list needs
+_KEYS = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
 # What Detectron2's metadata calls the files and folders of a dataset
 _FILES = (
-    "json_file",
-    "image_root",
-    "image_dir",
-    "gt_dir",
-    "dirname",
-    "panoptic_json",
-    "panoptic_root",
-    "sem_seg_root",
+    *("json_file", "image_root", "image_dir", "gt_dir", "dirname", "panoptic_json"),
+    *("panoptic_root", "sem_seg_root"),
 )
 
 
@@ -131,163 +125,183 @@ def adapt_config(
 def _read_dataset(name: str, json_file: str, image_dir: str) -> CocoDataset:
     if not name:
         raise UsageError(f"The dataset of {json_file} needs a name that is not empty")
-    content = _read_json(json_file)
-    _check_lists(content, json_file)
-    categories = _check_categories(content["categories"], json_file)
-    images = _check_images(content["images"], json_file)
-    lacks = _check_annotations(content["annotations"], images, set(categories), json_file)
-    _check_boxes(content["annotations"], images, json_file)
+    content = read_json(json_file)
+    with mistakes_of(json_file):
+        _check_lists(content)
+        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
+        sizes = _check_images(content["images"])
+        lacks = _check_annotations(content["annotations"], sizes, categories)
+        warning = _check_boxes(content["annotations"], sizes)
+    if warning:
+        logger.warning(f"{json_file}: {warning}: they are left out of the training")
     _check_image_files([image["file_name"] for image in content["images"]], image_dir, json_file)
     classes = tuple(categories[id] for id in sorted(categories))
     return CocoDataset(name, json_file, image_dir, classes, lacks)
 
 
-def _read_json(path: str) -> Any:
+def read_json(path: str, what: str = "annotation file") -> Any:
+    """Raises UsageError where what should be there can't be read, or is not JSON."""
     try:
         with open(path, encoding="utf-8") as f:
             return json.load(f)
     except FileNotFoundError as e:
-        raise UsageError(f"There is no annotation file {path}") from e
+        raise UsageError(f"There is no {what} {path}") from e
     except IsADirectoryError as e:
         raise UsageError(
-            f"{path} is a directory where an annotation file is expected: "
+            f"{path} is a directory where an {what} is expected: "
             "the order is NAME ANNOTATIONS.json IMAGE_DIR"
         ) from e
     except OSError as e:
-        raise UsageError(f"Cannot read the annotation file {path}: {e.strerror}") from e
-    except (ValueError, RecursionError) as e:
-        reason = " ".join(str(e).split())
-        raise UsageError(f"{path} is not a JSON file in UTF-8: {reason}") from e
-    except MemoryError as e:
-        size = os.path.getsize(path) / 1e9
-        raise UsageError(f"{path}, of {size:.1f} GB, does not fit into the memory") from e
+        raise UsageError(f"Cannot read the {what} {path}: {e.strerror}") from e
+    except ValueError as e:
+        raise UsageError(f"{path} is not a JSON file in UTF-8: {e}") from e
 
 
-def _check_lists(content: Any, path: str) -> None:
+@contextlib.contextmanager
+def mistakes_of(path: str) -> Iterator[None]:
+    """Around checks of what a file holds: puts its path before a UsageError's message."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _check_lists(content: Any) -> None:
+    """That each entry has the keys it needs and an id of its own."""
     if not isinstance(content, dict):
         raise UsageError(
-            f"{path} is not in COCO format: it holds a {type(content).__name__}, "
+            f"not in COCO format: it holds a {type(content).__name__}, "
             'not an object with "images", "annotations" and "categories"'
         )
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            raise UsageError(f'{path} is not in COCO format: it has no list "{key}"')
-        if not content[key]:
-            raise UsageError(f'{path} has no {key}: its list "{key}" is empty')
+    for list_name, keys in _KEYS.items():
+        if not isinstance(content.get(list_name), list):
+            raise UsageError(f'not in COCO format: it has no list "{list_name}"')
+        if not content[list_name]:
+            raise UsageError(f'it has no {list_name}: its list "{list_name}" is empty')
+        ids: set[int | str] = set()
+        for position, entry in enumerate(content[list_name]):
+            require_keys(entry, keys, f'entry {position} of "{list_name}"')
+            if entry["id"] in ids:
+                raise UsageError(f'two of its "{list_name}" have the id {entry["id"]!r}')
+            ids.add(entry["id"])
+        first = {isinstance(id, str): id for id in ids}
+        if len(first) > 1 and list_name != "annotations":  # Detectron2 sorts by them
+            raise UsageError(
+                f'the ids of its "{list_name}" are numbers and texts mixed, '
+                f"{first[False]!r} and {first[True]!r}"
+            )
 
 
-def _check_categories(categories: list[Any], path: str) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for position, category in enumerate(categories):
-        _require_keys(category, ("id", "name"), "categories", position, path)
-        if category["id"] in names:
-            raise UsageError(f'{path}: two of its "categories" have the id {category["id"]!r}')
-        names[category["id"]] = str(category["name"])
-    _require_one_kind(names, "categories", path)
-    return names
+def require_keys(entry: Any, keys: Sequence[str], where: str) -> None:
+    """Raises UsageError where it is not an object with the keys, those of ids with ids."""
+    if not isinstance(entry, dict):
+        raise UsageError(f"not in COCO format: {where} is not an object")
+    for key in keys:
+        if key not in entry:
+            raise UsageError(f'not in COCO format: {where} has no "{key}"')
+        if key.endswith("id") and type(entry[key]) not in (int, str):
+            raise UsageError(f'the "{key}" of {where} is {_show(entry[key])}, not a whole number')
 
 
-def _check_images(images: list[Any], path: str) -> dict[int, tuple[float, float]]:
+def _check_images(images: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
     """Returns width and height by id."""
-    sizes: dict[int, tuple[float, float]] = {}
-    for position, image in enumerate(images):
-        _require_keys(image, ("id", "file_name", "height", "width"), "images", position, path)
-        if image["id"] in sizes:
-            raise UsageError(f'{path}: two of its "images" have the id {image["id"]!r}')
+    for image in images:
         if not isinstance(image["file_name"], str):
-            raise UsageError(f'{path}: the "file_name" of image {image["id"]!r} is not a text')
+            raise UsageError(f'the "file_name" of image {image["id"]!r} is not a text')
         for key in ("height", "width"):
-            if not _is_number(image[key]) or image[key] <= 0:
+            if not is_number(image[key]) or image[key] <= 0:
                 raise UsageError(
-                    f'{path}: the "{key}" of image {image["id"]!r} is {_show(image[key])}, '
+                    f'the "{key}" of image {image["id"]!r} is {_show(image[key])}, '
                     "not a number of pixels"
                 )
-        sizes[image["id"]] = (image["width"], image["height"])
-    _require_one_kind(sizes, "images", path)
-    return sizes
-
-
-def _require_one_kind(ids: Iterable[int | str], list_name: str, path: str) -> None:
-    """Detectron2 sorts by them."""
-    first = {isinstance(id, str): id for id in ids}
-    if len(first) > 1:
-        raise UsageError(
-            f'{path}: the ids of its "{list_name}" are numbers and texts mixed, '
-            f"{first[False]!r} and {first[True]!r}"
-        )
+    return {image["id"]: (image["width"], image["height"]) for image in images}
 
 
 def _check_annotations(
-    annotations: list[Any],
-    images: dict[int, tuple[float, float]],
-    category_ids: set[int],
-    path: str,
+    annotations: list[dict[str, Any]],
+    sizes: dict[int, tuple[float, float]],
+    categories: dict[int, str],
 ) -> dict[str, Any]:
     """Returns what `CocoDataset.lacks` describes."""
-    ids: set[int] = set()
     lacks: dict[str, Any] = {}
-    for position, annotation in enumerate(annotations):
-        required = ("id", "image_id", "category_id", "bbox")
-        _require_keys(annotation, required, "annotations", position, path)
+    for annotation in annotations:
         id = annotation["id"]
-        if id in ids:
-            raise UsageError(f'{path}: two of its "annotations" have the id {id!r}')
-        ids.add(id)
-        for key, known, where in (
-            ("image_id", images, "images"),
-            ("category_id", category_ids, "categories"),
-        ):
-            if annotation[key] not in known:
-                raise UsageError(
-                    f"{path}: annotation {id!r} has the {key} {_show(annotation[key])}, "
-                    f'which is not in its "{where}"'
-                )
-        if not _is_box(annotation["bbox"]):
-            raise UsageError(
-                f"{path}: the bbox of annotation {id!r} is {_show(annotation['bbox'])}, "
-                "not 4 finite numbers [x, y, width, height]"
-            )
+        check_object(annotation, f"annotation {id!r}", sizes, categories)
         if annotation.get("ignore"):
             raise UsageError(
-                f'{path}: annotation {id!r} has "ignore", which Detectron2 does not know; for a '
+                f'annotation {id!r} has "ignore", which Detectron2 does not know; for a '
                 'region to be left out of the training, "iscrowd": 1 does the same'
-            )
-        if not _is_mask(annotation.get("segmentation"), images[annotation["image_id"]]):
-            raise UsageError(
-                f"{path}: the segmentation of annotation {id!r} is "
-                f"{_show(annotation['segmentation'])}, neither a list of polygons "
-                "[x, y, x, y, ...] nor a run-length encoding of the image's size"
             )
         for missing in _what_it_lacks(annotation):
             lacks.setdefault(missing, id)
     return lacks
 
 
-def _check_boxes(annotations: list[Any], images: dict[int, tuple[float, float]], path: str) -> None:
-    """A few that enclose nothing are told in a warning."""
+def check_object(
+    record: dict[str, Any],
+    what: str,
+    sizes: Mapping[Any, tuple[float, float]],
+    category_ids: Container[Any],
+    whose: str = "its",
+) -> None:
+    """
+    Checks the values of an annotation, or of a detection in COCO's results format.
+
+    Args:
+        what: names it.
+        sizes: id of an image -> (width, height).
+        whose: the images and categories are.
+
+    Raises:
+        UsageError: on an unknown image or category, a bbox or a segmentation that isn't one.
+    """
+    for key, known, where in (
+        ("image_id", sizes, "images"),
+        ("category_id", category_ids, "categories"),
+    ):
+        if record[key] not in known:
+            raise UsageError(
+                f'{what} has the {key} {_show(record[key])}, which is not in {whose} "{where}"'
+            )
+    if "bbox" in record and not _is_box(record["bbox"]):
+        raise UsageError(
+            f"the bbox of {what} is {_show(record['bbox'])}, not 4 finite numbers "
+            "[x, y, width, height]"
+        )
+    if not _is_mask(record.get("segmentation"), sizes[record["image_id"]]):
+        raise UsageError(
+            f"the segmentation of {what} is {_show(record['segmentation'])}, neither a list of "
+            "polygons [x, y, x, y, ...] nor a run-length encoding of the image's size"
+        )
+
+
+def _check_boxes(
+    annotations: list[dict[str, Any]], sizes: dict[int, tuple[float, float]]
+) -> str | None:
+    """Returns a warning where a few enclose nothing."""
     empty = []
     for annotation in annotations:
         x, y, w, h = annotation["bbox"]
         if w < 0 or h < 0:
             raise UsageError(
-                f"{path}: the bbox of annotation {annotation['id']!r} is {annotation['bbox']}, of "
+                f"the bbox of annotation {annotation['id']!r} is {annotation['bbox']}, of "
                 "negative size; it should read [x, y, width, height]"
             )
-        width, height = images[annotation["image_id"]]
+        width, height = sizes[annotation["image_id"]]
         if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
             empty.append(annotation)
     if not empty:
-        return
+        return None
     first = empty[0]
-    width, height = images[first["image_id"]]
+    width, height = sizes[first["image_id"]]
     message = (
-        f"{path}: {len(empty)} of its {len(annotations)} boxes have no area in their image, first "
+        f"{len(empty)} of its {len(annotations)} boxes have no area in their image, first "
         f"that of annotation {first['id']!r}, [x, y, width, height] = {first['bbox']} in "
         f"{width} x {height} pixels"
     )
     if len(empty) > _MAX_SHARE_OF_EMPTY_BOXES * len(annotations):
         raise UsageError(f"{message}: correct or remove them")
-    logger.warning(f"{message}: they are left out of the training")
+    return message
 
 
 def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
@@ -300,26 +314,7 @@ def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
     return missing
 
 
-def _require_keys(
-    record: Any, keys: tuple[str, ...], list_name: str, position: int, path: str
-) -> None:
-    if not isinstance(record, dict):
-        raise UsageError(
-            f'{path} is not in COCO format: entry {position} of "{list_name}" is not an object'
-        )
-    for key in keys:
-        if key not in record:
-            raise UsageError(
-                f'{path} is not in COCO format: entry {position} of "{list_name}" has no "{key}"'
-            )
-        if key.endswith("id") and type(record[key]) not in (int, str):
-            raise UsageError(
-                f'{path}: the "{key}" of entry {position} of "{list_name}" is '
-                f"{_show(record[key])}, not a whole number"
-            )
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return _are_numbers([value])
 
 

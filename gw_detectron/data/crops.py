@@ -1,8 +1,6 @@
 """A classification set cut out of detection data: what a backbone can be pre-trained on."""
 
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +13,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UsageError
+from ..files import whole_folder
 from .coco import require_files, require_registered
 from .images import read
-
-__all__ = ["crop_objects"]
 
 _CONTEXT = 1.25  # the side of the square around an object, in longer sides of its box
 _MIN_SIDE = 8.0  # pixels; of a smaller object's box too little is to be seen
@@ -49,24 +46,15 @@ def crop_objects(splits: Mapping[str, Sequence[str]], output: str) -> dict[str, 
         require_files(name)
     if os.path.lexists(output):
         raise UsageError(f"{output} is there already: remove it, or choose another --output")
-    parent = Path(os.path.abspath(output)).parent
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{Path(output).name}-", dir=parent))
+        with whole_folder(output) as draft:
+            counts = {
+                split: sum((_crop_dataset(name, draft / split) for name in names), Counter())
+                for split, names in splits.items()
+            }
+            _require_same_classes(counts)
     except OSError as error:
         raise UsageError(f"{output} can't be written: {error.strerror}") from error
-    try:
-        draft.chmod(0o755)  # mkdtemp's directories are for their owner alone
-        counts = {
-            split: sum((_crop_dataset(name, draft / split) for name in names), Counter())
-            for split, names in splits.items()
-        }
-        _require_same_classes(counts)
-        os.rename(draft, output)
-    except OSError as error:
-        raise UsageError(f"{output} can't be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return counts
 
 

@@ -1,10 +1,10 @@
 """The images of a dataset, read; one that can't be is named."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import SizeMismatchError, read_image
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
@@ -29,13 +29,35 @@ class ImageMapper:
         try:
             _require_8_bits(path)
             return self._mapper(record)
-        except SizeMismatchError as error:
-            raise UsageError(f"the annotations do not fit the image {path}: {error}") from error
-        except UsageError:
-            raise
         except Exception:
-            read(path, "BGR")
+            read(path, "BGR", record)  # tells whether it was the image
             raise
+
+
+def read(path: str, format: str, record: Mapping[str, Any] | None = None) -> np.ndarray:
+    """
+    Detectron2's read_image: uint8, (H, W, 3), turned upright by what a camera has noted.
+
+    Args:
+        format: "RGB" or "BGR".
+        record: with the "width" and "height" that the image has to have; None for any.
+
+    Raises:
+        UsageError: it can't be read, has more than 8 bits, or is of another size.
+    """
+    try:
+        _require_8_bits(path)
+        image = read_image(path, format)
+        check_image_size(dict(record or {}), image)
+        return image
+    except UsageError:
+        raise
+    except SizeMismatchError as error:
+        raise UsageError(f"the annotations do not fit the image {path}: {error}") from error
+    except Exception as error:  # any kind, on a file that isn't what it should be
+        raise UsageError(
+            f"the image {path} can't be read: {one_line(error)}; mend it, or leave it out"
+        ) from error
 
 
 def _require_8_bits(path: str) -> None:
@@ -47,23 +69,7 @@ def _require_8_bits(path: str) -> None:
             )
 
 
-def read(path: str, format: str) -> np.ndarray:
-    """
-    Detectron2's read_image: uint8, (H, W, 3).
-
-    Raises:
-        UsageError: it can't be read.
-    """
-    try:
-        return read_image(path, format)
-    except Exception as error:  # any kind, on a file that isn't what it should be
-        raise UsageError(
-            f"the image {path} can't be read: {one_line(error)}; mend it, or take it out of the "
-            "annotations"
-        ) from error
-
-
-def spread_evenly(records: Sequence[Any], count: int) -> list[Any]:
-    """The middles of `count` equal parts; all of them where there are no more."""
+def evenly_spread(records: Sequence[Any], count: int) -> list[Any]:
+    """The middles of that many equal parts; all records where there are fewer."""
     count = min(count, len(records))
     return [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]

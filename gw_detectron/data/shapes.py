@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UsageError
+from ..files import whole_folder
 from .drawing import CLASSES, draw_scene
-
-__all__ = ["register_shapes"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,37 +52,51 @@ def register_shapes(
     """
     if root is None:
         root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
-    files = _ShapesFiles(
-        os.path.join(root, name), _Recipe(seed=seed, num_train=num_train, num_val=num_val)
-    )
+    shapes = _Shapes(os.path.join(root, name), seed, num_train, num_val)
     for split in ("train", "val"):
-        _register_split(f"{name}_{split}", files, split)
+        _register_split(f"{name}_{split}", shapes, split)
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """All that the files follow from; kept beside them to tell whether they are up to date."""
+class _Shapes:
+    """What the files of both splits follow from, and where they are."""
 
+    folder: str
     seed: int
     num_train: int
     num_val: int
-    version: int = _VERSION
 
+    def is_drawn(self) -> bool:
+        try:
+            return json.loads(Path(self.folder, "recipe.json").read_text()) == self._recipe()
+        except (OSError, ValueError):
+            return False
 
-@dataclass(frozen=True)
-class _ShapesFiles:
-    folder: str
-    recipe: _Recipe
-
-    def json_file(self, split: str) -> str:
-        return os.path.join(self.folder, "annotations", f"instances_{split}.json")
-
-    def image_root(self, split: str) -> str:
-        return os.path.join(self.folder, split)
+    def _recipe(self) -> dict[str, int]:
+        """Is kept beside the files to tell whether they are up to date."""
+        recipe = asdict(self) | {"version": _VERSION}
+        del recipe["folder"]
+        return recipe
 
     def ensure_drawn(self) -> None:
-        if not _is_drawn(Path(self.folder), self.recipe):
-            _draw_dataset(Path(self.folder), self.recipe)
+        """Of several processes that draw at once, one provides the files."""
+        if self.is_drawn():
+            return
+        try:
+            with whole_folder(self.folder) as draft:
+                (draft / "annotations").mkdir()
+                _draw_split(draft, "train", self.num_train, [self.seed, 0])
+                _draw_split(draft, "val", self.num_val, [self.seed, 1])
+                (draft / "recipe.json").write_text(json.dumps(self._recipe()))
+                if os.path.exists(self.folder) and not self.is_drawn():
+                    logger.info(f"Replacing {self.folder}: another version, or other sizes")
+                    shutil.rmtree(self.folder, ignore_errors=True)
+        except OSError as error:
+            if not self.is_drawn():  # else another process was quicker
+                raise UsageError(
+                    f"Cannot write the built-in dataset to {self.folder} ({error.strerror}): make "
+                    "room there, or set DETECTRON2_DATASETS to a directory that can be written"
+                ) from error
 
 
 class _ShapesMetadata(Metadata):
@@ -95,85 +107,25 @@ class _ShapesMetadata(Metadata):
 
     @property
     def image_root(self) -> str:
-        return self.shapes_files.image_root(self.shapes_split)
+        return os.path.join(self.shapes.folder, self.split)
 
     @property
     def json_file(self) -> str:
-        self.shapes_files.ensure_drawn()
-        return self.shapes_files.json_file(self.shapes_split)
+        self.shapes.ensure_drawn()
+        return os.path.join(self.shapes.folder, "annotations", f"instances_{self.split}.json")
 
 
-def _register_split(name: str, files: _ShapesFiles, split: str) -> None:
+def _register_split(name: str, shapes: _Shapes, split: str) -> None:
     if name in DatasetCatalog:
-        if MetadataCatalog.get(name).get("shapes_files") != files:
+        if MetadataCatalog.get(name).get("shapes") != shapes:
             raise UsageError(f"The dataset name {name} is already taken by other data")
         return
-
-    def load() -> list[dict[str, Any]]:
-        return load_coco_json(metadata.json_file, metadata.image_root, name)
-
     metadata = _ShapesMetadata(name=name)
-    metadata.set(
-        shapes_files=files,
-        shapes_split=split,
-        evaluator_type="coco",
-        thing_classes=list(CLASSES),
-    )
+    metadata.set(shapes=shapes, split=split, evaluator_type="coco", thing_classes=list(CLASSES))
     MetadataCatalog[name] = metadata
-    DatasetCatalog.register(name, load)
-
-
-# ---- Writing the files -----------------------------------------------------------------------
-
-
-def _is_drawn(folder: Path, recipe: _Recipe) -> bool:
-    try:
-        return json.loads((folder / "recipe.json").read_text()) == asdict(recipe)
-    except (OSError, ValueError):
-        return False
-
-
-def _draw_dataset(folder: Path, recipe: _Recipe) -> None:
-    """
-    Draws beside `folder` and renames at the end, so that `folder` is complete whenever it is
-    there. Of several processes that draw at once, one provides it and the others throw theirs away.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as e:
-        raise UsageError(
-            f"Cannot write the built-in dataset to {folder} ({e.strerror}): "
-            "set DETECTRON2_DATASETS to a directory that can be written"
-        ) from e
-
-    try:
-        draft.chmod(0o755)  # mkdtemp's directories are for their owner alone
-        (draft / "annotations").mkdir()
-        _draw_split(draft, "train", recipe.num_train, [recipe.seed, 0])
-        _draw_split(draft, "val", recipe.num_val, [recipe.seed, 1])
-        (draft / "recipe.json").write_text(json.dumps(asdict(recipe)))
-        _move_into_place(draft, folder, recipe)
-    except OSError as e:
-        raise UsageError(
-            f"Cannot write the built-in dataset to {folder} ({e.strerror}): make room there, "
-            "or set DETECTRON2_DATASETS to another directory"
-        ) from e
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _move_into_place(draft: Path, folder: Path, recipe: _Recipe) -> None:
-    if folder.exists() and not _is_drawn(folder, recipe):
-        outdated = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-        logger.info(f"Replacing {folder}, which was drawn by another version or with other sizes")
-        os.replace(folder, outdated / folder.name)
-        shutil.rmtree(outdated, ignore_errors=True)
-    try:
-        os.rename(draft, folder)
-    except OSError:
-        if not _is_drawn(folder, recipe):  # else another process was quicker
-            raise
+    DatasetCatalog.register(
+        name, lambda: load_coco_json(metadata.json_file, metadata.image_root, name)
+    )
 
 
 def _draw_split(folder: Path, split: str, num_images: int, seed: list[int]) -> None:
@@ -192,13 +144,17 @@ def _draw_split(folder: Path, split: str, num_images: int, seed: list[int]) -> N
         Image.fromarray(scene.image).save(folder / split / file_name, compress_level=4)
         images.append({"id": index + 1, "file_name": file_name, "height": _HEIGHT, "width": _WIDTH})
         for label, mask in zip(scene.classes, scene.masks, strict=True):
+            polygons = _polygons(mask)
+            rle = mask_util.merge(mask_util.frPyObjects(polygons, *mask.shape))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": index + 1,
                     "category_id": label + 1,
                     "iscrowd": 0,
-                    **_outline(mask),
+                    "segmentation": polygons,
+                    "bbox": mask_util.toBbox(rle).tolist(),
+                    "area": int(mask_util.area(rle)),
                 }
             )
     content = {
@@ -208,17 +164,6 @@ def _draw_split(folder: Path, split: str, num_images: int, seed: list[int]) -> N
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
     }
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-
-
-def _outline(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's "segmentation" (polygons), "bbox" (XYWH) and "area" of a bool mask, (H, W)."""
-    polygons = _polygons(mask)
-    rle = mask_util.merge(mask_util.frPyObjects(polygons, *mask.shape))
-    return {
-        "segmentation": polygons,
-        "bbox": mask_util.toBbox(rle).tolist(),
-        "area": int(mask_util.area(rle)),
-    }
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:

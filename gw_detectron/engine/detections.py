@@ -1,29 +1,113 @@
-"""A picture of what a detector finds, beside what is there."""
+"""What a detector finds on images, and pictures of it beside what is there."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+)
 from detectron2.evaluation import inference_context
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import BoxMode, Instances
+from detectron2.utils.colormap import colormap
+from detectron2.utils.visualizer import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
+from torch.utils.data import SequentialSampler
 
-from ..data.images import spread_evenly
-from .picture import Objects, draw_objects
+from ..data.images import ImageMapper, evenly_spread, read
 
-__all__ = ["save_detection_sheet"]
+__all__ = ["class_color", "detect", "draw_objects", "save_detection_sheet"]
 
 _SHEET_WIDTH = 1600  # pixels
 _PAIRS_IN_A_ROW = 2  # of images with ground truth and the same with detections
 _GAP = 8
 _HEADER_HEIGHT = 30
-_PAPER = (255, 255, 255)
+
+
+@torch.no_grad()
+def detect(
+    cfg: CfgNode, model: nn.Module, records: Sequence[dict[str, Any]], num_workers: int = 0
+) -> Iterator[Instances]:
+    """
+    Detections on the images of a dataset's records, in their pixels, on the CPU.
+
+    Args:
+        model: any detector of Detectron2's that predicts "instances", built from `cfg`, on any
+            device; its mode, training or not, is restored at the end.
+        num_workers: processes that read images; 0 for none.
+
+    Raises:
+        UsageError: an image can't be read.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module  # one process may draw while the others do something else
+    loader = build_detection_test_loader(
+        records,
+        mapper=ImageMapper(DatasetMapper(cfg, is_train=False)),
+        sampler=SequentialSampler(records),
+        num_workers=num_workers,
+    )
+    with inference_context(model):
+        for inputs in loader:
+            yield model(inputs)[0]["instances"].to("cpu")
+
+
+# ---- One image ------------------------------------------------------------------------------
+
+
+def class_color(index: int) -> np.ndarray:
+    """RGB from 0 to 1; a class has the same one in every picture."""
+    palette = colormap(rgb=True, maximum=1)
+    return palette[index % len(palette)]
+
+
+def draw_objects(
+    image: np.ndarray,
+    objects: Sequence[dict[str, Any]],
+    class_names: Sequence[str] | None,
+    width: int,
+    with_masks: bool = True,
+) -> Image.Image:
+    """
+    Draws boxes, class names, scores, and masks where all objects have one.
+
+    Args:
+        image: RGB, (H, W, 3), uint8.
+        objects: annotations as Detectron2 or COCO has them, or detections in COCO's results
+            format; but category_id is the index of the class.
+        class_names: None labels with the classes' numbers.
+        width: of the picture, to which the image is enlarged or shrunk.
+    """
+    boxes = [
+        BoxMode.convert(o["bbox"], o.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYXY_ABS)
+        for o in objects
+    ]
+    with_masks = with_masks and all(o.get("segmentation") for o in objects)
+    drawn = Visualizer(image, scale=width / image.shape[1]).overlay_instances(
+        boxes=np.reshape(boxes, (-1, 4)),
+        masks=[o["segmentation"] for o in objects] if with_masks else None,
+        labels=[_label(o, class_names) for o in objects],
+        assigned_colors=[class_color(o["category_id"]) for o in objects],
+        alpha=0.35,
+    )
+    return Image.fromarray(drawn.get_image())
+
+
+def _label(one: dict[str, Any], class_names: Sequence[str] | None) -> str:
+    name = class_names[one["category_id"]] if class_names else str(one["category_id"])
+    score = f" {100 * one['score']:.0f}%" if "score" in one else ""
+    return f"{name}{score}{' (crowd)' if one.get('iscrowd') else ''}"
+
+
+# ---- Several ---------------------------------------------------------------------------------
 
 
 def save_detection_sheet(
@@ -39,92 +123,40 @@ def save_detection_sheet(
     side: boxes, class names and scores, and masks where the model predicts them.
 
     Args:
-        model: any detector of Detectron2's that predicts "instances", built from `cfg`, on any
-            device; its mode, training or not, is restored.
+        model: see :func:`detect`.
         path: of the picture, ".png" or any other format that Pillow writes by its ending.
         num_images: at most; a smaller dataset is shown whole.
         score_threshold: detections below it are left out.
     """
-    records = spread_evenly(DatasetCatalog.get(dataset_name), num_images)
-    class_names = MetadataCatalog.get(dataset_name).get("thing_classes", None)
-    column_width = _column_width(len(records))
-    pairs = []
-    for record, found in zip(records, _detect(cfg, model, records), strict=True):
-        found = found[found.scores >= score_threshold]
-        pair = _true_objects(record, with_masks=found.has("pred_masks")), _found_objects(found)
-        image = read_image(record["file_name"], format="RGB")
-        pairs.append([draw_objects(image, o, class_names, column_width) for o in pair])
-    threshold_header = f"detections, score at least {score_threshold:g}"
-    sheet = _lay_out(pairs, column_width, ("ground truth", threshold_header))
+    records = evenly_spread(DatasetCatalog.get(dataset_name), num_images)
+    class_names = MetadataCatalog.get(dataset_name).get("thing_classes")
+    columns = 2 * min(len(records), _PAIRS_IN_A_ROW)
+    width = (_SHEET_WIDTH - (columns + 1) * _GAP) // columns
+    pictures = []
+    for record, found in zip(records, detect(cfg, model, records), strict=True):
+        image, truth = read(record["file_name"], "RGB"), record.get("annotations", [])
+        pictures.append(draw_objects(image, truth, class_names, width, found.has("pred_masks")))
+        found = instances_to_coco_json(found[found.scores >= score_threshold], None)
+        pictures.append(draw_objects(image, found, class_names, width))
+    headers = "ground truth", f"detections, score at least {score_threshold:g}"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    sheet.save(path)
-
-
-def _detect(cfg: CfgNode, model: nn.Module, records: Sequence[dict[str, Any]]) -> list[Instances]:
-    """Detections in the pixels of the original images, on the CPU."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module  # one process may draw while the others do something else
-    mapper = DatasetMapper(cfg, is_train=False)
-    with inference_context(model), torch.no_grad():
-        return [model([mapper(record)])[0]["instances"].to("cpu") for record in records]
-
-
-# ---- One image ------------------------------------------------------------------------------
-
-
-def _true_objects(record: dict[str, Any], with_masks: bool) -> Objects:
-    annotations = record.get("annotations", [])
-    boxes = [
-        BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-        for annotation in annotations
-    ]
-    masks = None
-    if with_masks and all("segmentation" in annotation for annotation in annotations):
-        masks = [annotation["segmentation"] for annotation in annotations]
-    return Objects(
-        boxes=np.reshape(boxes, (-1, 4)),
-        classes=[annotation["category_id"] for annotation in annotations],
-        masks=masks,
-        crowds=[bool(annotation.get("iscrowd")) for annotation in annotations],
-    )
-
-
-def _found_objects(found: Instances) -> Objects:
-    return Objects(
-        boxes=found.pred_boxes.tensor.numpy(),
-        classes=found.pred_classes.tolist(),
-        scores=found.scores.tolist(),
-        masks=list(found.pred_masks.numpy()) if found.has("pred_masks") else None,
-    )
-
-
-# ---- The sheet -------------------------------------------------------------------------------
-
-
-def _column_width(num_images: int) -> int:
-    columns = 2 * min(num_images, _PAIRS_IN_A_ROW)
-    return (_SHEET_WIDTH - (columns + 1) * _GAP) // columns
+    _lay_out(pictures, columns, headers).save(path)
 
 
 def _lay_out(
-    pairs: Sequence[Sequence[Image.Image]],
-    column_width: int,
-    headers: tuple[str, str],
+    pictures: Sequence[Image.Image], columns: int, headers: tuple[str, str]
 ) -> Image.Image:
-    rows = [pairs[i : i + _PAIRS_IN_A_ROW] for i in range(0, len(pairs), _PAIRS_IN_A_ROW)]
-    row_heights = [max(image.height for pair in row for image in pair) for row in rows]
-    columns = 2 * min(len(pairs), _PAIRS_IN_A_ROW)
-    step = column_width + _GAP
-    sheet = Image.new(
-        "RGB", (_GAP + columns * step, _HEADER_HEIGHT + sum(row_heights) + _GAP * len(rows)), _PAPER
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=16)
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    row_heights = [max(picture.height for picture in row) + _GAP for row in rows]
+    step = pictures[0].width + _GAP
+    size = (_GAP + columns * step, _HEADER_HEIGHT + sum(row_heights))
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
     for column in range(columns):
-        draw.text((_GAP + column * step, 6), headers[column % 2], fill=(0, 0, 0), font=font)
+        draw.text((_GAP + column * step, 6), headers[column % 2], fill="black", font=font)
     top = _HEADER_HEIGHT
-    for row, height in zip(rows, row_heights, strict=True):
-        for column, image in enumerate(image for pair in row for image in pair):
-            sheet.paste(image, (_GAP + column * step, top))
-        top += height + _GAP
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (_GAP + column * step, top))
+        top += row_height
     return sheet

@@ -160,7 +160,7 @@ def _candidates(cfg: CfgNode, path: str) -> Iterator[tuple[str, np.ndarray]]:
         except (OSError, UsageError):  # known by name, but not there
             continue
         if records and os.path.isfile(records[0]["file_name"]):
-            for record in images.spread_evenly(records, _ATTEMPTS):
+            for record in images.evenly_spread(records, _ATTEMPTS):
                 file = record["file_name"]
                 yield f"{os.path.basename(file)} of {name}", images.read(file, cfg.INPUT.FORMAT)
             return

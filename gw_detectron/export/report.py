@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,11 +121,13 @@ class Report:
     comparison: Comparison
     run: str
 
-    def check_lines(self) -> list[str]:
-        c = self.comparison
+    def text(self) -> str:
+        """In Markdown that reads well as it is."""
+        c, (height, width) = self.comparison, self.size
         lines = [
-            f"Checked on {self.held_out}, {self.size[1]} x {self.size[0]} pixels: of Detectron2's "
-            f"{c.expected} detections and the export's {c.found}, {c.matched} match",
+            f"{self.file}, {os.path.getsize(self.file) / 1e6:.1f} MB",
+            f"Checked on {self.held_out}, {width} x {height} pixels: of Detectron2's {c.expected} "
+            f"detections and the export's {c.found}, {c.matched} match",
             f"Largest box difference: {c.box:.2g} pixels (up to {BOX_TOLERANCE:g} is allowed)",
             f"Largest score difference: {c.score:.2g} (up to {SCORE_TOLERANCE:g})",
         ]
@@ -133,24 +136,17 @@ class Report:
                 f"Largest difference of a mask's probability: {c.mask:.2g} (up to "
                 f"{MASK_TOLERANCE:g})"
             )
-        return lines
-
-    def text(self) -> str:
-        size = os.path.getsize(self.file) / 1e6
-        lines = [f"{self.file}, {size:.1f} MB", *self.check_lines(), "", "To run it:", ""]
-        return "\n".join(lines) + "\n" + "".join(f"  {line}\n" for line in self.run.splitlines())
+        return "\n".join([*lines, "", "To run it:", "", textwrap.indent(self.run, "    ")])
 
     def write(self, folder: str, metadata: dict[str, Any]) -> None:
-        """metadata.json, with the check's numbers, and report.md."""
+        """metadata.json, with the check's numbers, and report.md, the text."""
         check = {"image": self.held_out, "size": self.size, **asdict(self.comparison)}
         content = {"file": os.path.basename(self.file), **metadata, "check": check}
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        Path(folder, "metadata.json").write_text(text + "\n", encoding="utf-8")
-        checks = "\n".join(f"- {line}" for line in self.check_lines())
-        Path(folder, "report.md").write_text(
-            f"# {content['file']}\n\n{checks}\n\nTo run it:\n\n```python\n{self.run}```\n",
-            encoding="utf-8",
-        )
+        for name, text in (
+            ("metadata.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n"),
+            ("report.md", self.text()),
+        ):
+            Path(folder, name).write_text(text, encoding="utf-8")
 
 
 def metadata(cfg: CfgNode, outputs: Sequence[str], **facts: Any) -> dict[str, Any]:

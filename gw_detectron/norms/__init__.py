@@ -1,7 +1,13 @@
-"""The paper's theory as a tool: constraints, convergence and cost of whitening, a model's norms."""
+"""What the norms of a model do: the paper's theory, advice on a config, diagnostics of features."""
 
-from .constraints import constraints, largest_groups, limit, share_of_freedom
-from .convergence import missing_variance, sufficient_iterations
+from .theory import (
+    constraints,
+    largest_groups,
+    limit,
+    missing_variance,
+    share_of_freedom,
+    sufficient_iterations,
+)
 
 __all__ = [
     "constraints",

@@ -7,9 +7,18 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from ..errors import UsageError
-from .diagnostics import NormWatcher, common_groups, find_norms
+from .diagnostics import NormMeter, common_groups
+from .probe import watch_next_pass
 
 __all__ = ["NormDiagnosticsHook"]
+
+_SCALARS = (
+    "condition before",
+    "condition after",
+    "first_share before",
+    "first_share after",
+    "variance after",
+)
 
 
 class NormDiagnosticsHook(HookBase):
@@ -34,39 +43,20 @@ class NormDiagnosticsHook(HookBase):
     def __init__(self, model: nn.Module, period: int) -> None:
         if period < 1:
             raise UsageError(f"MODEL.GW.DIAGNOSTICS_PERIOD must be 0 (never) or more, not {period}")
-        self._model = getattr(model, "module", model)  # what DistributedDataParallel wraps
-        self._period = period
-        self._num_groups = common_groups([self._model])
-        find_norms(self._model)  # raises now, not at the first step
+        self._model, self._period = model, period
+        self._num_groups = common_groups([model])
 
     def before_step(self) -> None:
-        if (self.trainer.iter + 1) % self._period:
-            return
-        watcher = NormWatcher(self._model, self._num_groups)
-        watcher.attach()
-
-        def finish(*_: object) -> None:
-            watcher.detach()  # here already, since another hook's after_step may run the model
-            end.remove()
-            _write(watcher)
-
-        end = self._model.register_forward_hook(finish)
+        if (self.trainer.iter + 1) % self._period == 0:
+            meter = NormMeter(self._num_groups)
+            watch_next_pass(self._model, meter.look, lambda: _write(meter))
 
 
-def _write(watcher: NormWatcher) -> None:
-    values: dict[str, dict[str, float]] = {}
-    for norm in watcher.statistics():
-        if norm.samples:
-            for statistic, value in (
-                ("condition_before", norm.before["condition"]),
-                ("condition_after", norm.after["condition"]),
-                ("first_share_before", norm.before["first_share"]),
-                ("first_share_after", norm.after["first_share"]),
-                ("variance_after", norm.after["variance"]),
-            ):
-                values.setdefault(statistic, {})[norm.name] = value
-    storage = get_event_storage()
-    for statistic, of_norm in values.items():
-        of_norm["median"] = statistics.median(of_norm.values())
-        for name, value in of_norm.items():
-            storage.put_scalar(f"norm_{statistic}/{name}", value, smoothing_hint=False)
+def _write(meter: NormMeter) -> None:
+    rows = [row for row in meter.rows() if row["samples"]]
+    for scalar in _SCALARS if rows else ():
+        values = {row["layer"]: row[scalar] for row in rows}
+        values["median"] = statistics.median(values.values())
+        for name, value in values.items():
+            prefix = f"norm_{scalar.replace(' ', '_')}"
+            get_event_storage().put_scalar(f"{prefix}/{name}", value, smoothing_hint=False)

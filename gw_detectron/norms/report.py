@@ -1,49 +1,85 @@
-"""What the norms of a model take, whiten and cost: as a table with totals and advice, as CSV."""
+"""What the norms of a model take, whiten and cost: as a table with totals and advice, CSV, plot."""
 
-import csv
 import math
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
+import pandas as pd
+from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from tabulate import tabulate
 
 from ..errors import UsageError
-from .advice import notes, suggested_groups, suggested_iterations, verdict
-from .convergence import missing_variance
-from .layers import NormLayer
-from .trace import Trace
+from .advice import FINE_PART, notes
 
-__all__ = ["save_csv", "terminal_report"]
+__all__ = ["save_csv", "save_share_plot", "terminal_report"]
 
 _COLORS = {"tight": "\033[33m", "over the limit": "\033[31m"}
 _RESET = "\033[0m"
+_LEFT = ("layer", "norm", "verdict", "suggestion")
 
 
-def terminal_report(trace: Trace, in_color: bool) -> str:
+def _percent(value: float) -> str:
+    """Two digits below 10 %, whole above."""
+    return f"{100 * value:.2g}%" if value < 0.095 else f"{value:.0%}"
+
+
+# How a column's values are written, unless as they are
+_TEXT = {
+    **dict.fromkeys(("share", "1/10", "1/g", "1/10g"), _percent),
+    **dict.fromkeys(("+GFLOPs", "+MB"), "{:.2f}".format),
+    "limit": math.floor,
+}
+
+
+def terminal_report(rows: Sequence[dict[str, Any]], flops: int, in_color: bool) -> str:
     """
     The norms in a table, totals, and notes on what should be changed.
 
     Args:
+        rows, flops: from :func:`analyze`.
         in_color: mark tight layers yellow and those over the limit red.
     """
-    rows = [[text(layer) for _, text in _TERMINAL_COLUMNS] for layer in trace.layers]
-    if in_color:
-        rows = [[_painted(cell) for cell in row] for row in rows]
-    names = [name for name, _ in _TERMINAL_COLUMNS]
+
+    def text(column: str, value: Any) -> Any:
+        if in_color and value in _COLORS:
+            return f"{_COLORS[value]}{value}{_RESET}"
+        return value if value is None else _TEXT.get(column, str)(value)
+
+    columns = [column for column in rows[0] if column != "rescale"]
     table = tabulate(
-        rows,
-        names,
+        [[text(column, row[column]) for column in columns] for row in rows],
+        columns,
         tablefmt="simple",
         disable_numparse=True,
-        colalign=["left" if name in _LEFT else "right" for name in names],
+        missingval="-",
+        colalign=["left" if column in _LEFT else "right" for column in columns],
     )
-    paragraphs = [textwrap.fill(p, 100, break_on_hyphens=False) for p in notes(trace.layers)]
-    return "\n\n".join([table, _totals(trace), *paragraphs]) + "\n"
+    paragraphs = [textwrap.fill(p, 100, break_on_hyphens=False) for p in notes(rows)]
+    return "\n\n".join([table, _totals(rows, flops), *paragraphs]) + "\n"
 
 
-def save_csv(trace: Trace, path: str) -> None:
+def _totals(rows: Sequence[dict[str, Any]], flops: int) -> str:
+    kinds, verdicts = (Counter(row[column] for row in rows) for column in ("norm", "verdict"))
+    of_kinds = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    of_verdicts = ", ".join(f"{verdicts[v]} {v}" for v in ("fine", "tight", "over the limit"))
+    text = f"{len(rows)} norms: {of_kinds}. GN and GW: {of_verdicts}."
+    if "GW" in kinds:
+        gflops, mb = (sum(row[column] or 0 for row in rows) for column in ("+GFLOPs", "+MB"))
+        text += (
+            f"\nGW instead of GN, an image in training: {gflops:+.1f} GFLOPs forward to the "
+            f"{flops / 1e9:.1f} of convolutions and linear layers ({1e9 * gflops / flops:+.1%}), "
+            f"{mb:+.1f} MB."
+        )
+    return text
+
+
+def save_csv(rows: Sequence[dict[str, Any]], path: str) -> None:
     """
     Writes a header and a line a norm, a number a cell, unrounded; empty where there is none.
 
@@ -52,135 +88,40 @@ def save_csv(trace: Trace, path: str) -> None:
     """
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([name for name, _ in _CSV_COLUMNS])
-            writer.writerows([value(layer) for _, value in _CSV_COLUMNS] for layer in trace.layers)
+        pd.DataFrame(rows, dtype=object).to_csv(path, index=False)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def _totals(trace: Trace) -> str:
-    kinds = Counter(layer.kind for layer in trace.layers)
-    verdicts = Counter(map(verdict, trace.layers))
-    of_kinds = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    of_verdicts = ", ".join(
-        f"{verdicts[name]} {name}" for name in ("fine", "tight", "over the limit")
-    )
-    lines = [f"{len(trace.layers)} norms: {of_kinds}. GN and GW: {of_verdicts}."]
-    if kinds["GW"]:
-        flops = sum(layer.samples * layer.extra_flops for layer in trace.layers)
-        size = sum(layer.samples * layer.extra_bytes for layer in trace.layers)
-        lines.append(
-            f"GW instead of GN, an image in training: {flops / 1e9:+.1f} GFLOPs forward to the "
-            f"{trace.flops / 1e9:.1f} of convolutions and linear layers "
-            f"({flops / trace.flops:+.1%}), {size / 1e6:+.1f} MB."
-        )
-    return "\n".join(lines)
+def save_share_plot(rows: Sequence[dict[str, Any]], path: str) -> None:
+    """
+    Saves a picture of the shares of freedom, a row a norm, in the order in which they run, those
+    without constraints (FrozenBN) left out.
 
+    Args:
+        path: of the picture, ".png" or any other format that matplotlib writes by its ending.
 
-def _painted(cell: str) -> str:
-    return f"{_COLORS[cell]}{cell}{_RESET}" if cell in _COLORS else cell
-
-
-# ---- Columns ---------------------------------------------------------------------------------
-
-
-def _missing(layer: NormLayer, shares_of_g: Callable[[int], float]) -> float | None:
-    """What GW leaves missing in a direction; 0 by eigendecomposition, None for other norms."""
-    if layer.kind != "GW":
-        return None
-    if layer.iterations is None:
-        return 0.0
-    return max(0.0, missing_variance(shares_of_g(layer.num_groups), layer.iterations))
-
-
-# Title in the terminal, name in CSV, and the direction's share of the trace
-_DIRECTIONS: list[tuple[str, str, Callable[[int], float]]] = [
-    ("1/10", "missing at 1/10", lambda g: 1 / 10),
-    ("1/g", "missing at 1/g", lambda g: 1 / g),
-    ("1/10g", "missing at 1/(10 g)", lambda g: 1 / (10 * g)),
-]
-
-
-def _dash(value: object) -> str:
-    return "-" if value is None else str(value)
-
-
-def _percent(value: float | None) -> str:
-    """Two digits below 10 %, whole above."""
-    if value is None:
-        return "-"
-    return f"{100 * value:.2g}%" if value < 0.095 else f"{value:.0%}"
-
-
-def _size(size: tuple[int, ...]) -> str:
-    return "x".join(map(str, size)) or "1"
-
-
-def _sizes(layer: NormLayer) -> str:
-    """The smallest size, and how often: of how many regions, or as one of how many calls."""
-    if layer.regions is not None:
-        return f"{layer.regions} of {_size(layer.smallest)}"
-    calls = f"1 of {len(layer.sizes)}: " if len(layer.sizes) > 1 else ""
-    return calls + _size(layer.smallest)
-
-
-def _cost(value: float, unit: float) -> str:
-    return f"{value / unit:.2f}" if value else "-"
-
-
-def _suggestion(layer: NormLayer) -> str:
-    """What differs from the layer."""
-    g, t = suggested_groups(layer), suggested_iterations(layer)
-    changes = [f"g={g}"] * (g != layer.num_groups) + [f"T={t}"] * (t != layer.iterations)
-    return " ".join(changes)
-
-
-_LEFT = ("layer", "norm", "verdict", "suggestion")
-
-_TERMINAL_COLUMNS: list[tuple[str, Callable[[NormLayer], str]]] = [
-    ("layer", lambda layer: layer.name),
-    ("norm", lambda layer: layer.kind),
-    ("C", lambda layer: str(layer.channels)),
-    ("size", _sizes),
-    ("g", lambda layer: _dash(layer.num_groups)),
-    ("T", lambda layer: _dash(layer.iterations)),
-    ("m", lambda layer: _dash(layer.group_values)),
-    ("constraints", lambda layer: str(layer.constraints)),
-    ("share", lambda layer: _percent(layer.share)),
-    ("limit", lambda layer: "-" if layer.limit is None else str(math.floor(layer.limit))),
-    ("max g", lambda layer: _dash(layer.largest_groups)),
-    ("+GFLOPs", lambda layer: _cost(layer.samples * layer.extra_flops, 1e9)),
-    ("+MB", lambda layer: _cost(layer.samples * layer.extra_bytes, 1e6)),
-    *(
-        (title, lambda layer, share=share: _percent(_missing(layer, share)))
-        for title, _, share in _DIRECTIONS
-    ),
-    ("verdict", lambda layer: _dash(verdict(layer))),
-    ("suggestion", _suggestion),
-]
-
-_CSV_COLUMNS: list[tuple[str, Callable[[NormLayer], object]]] = [
-    ("layer", lambda layer: layer.name),
-    ("norm", lambda layer: layer.kind),
-    ("channels", lambda layer: layer.channels),
-    ("sizes", lambda layer: " ".join(map(_size, layer.sizes))),
-    ("regions an image", lambda layer: layer.regions),
-    ("groups", lambda layer: layer.num_groups),
-    ("iterations", lambda layer: layer.iterations),
-    ("values a group", lambda layer: layer.group_values),
-    ("values", lambda layer: layer.values),
-    ("constraints", lambda layer: layer.constraints),
-    ("share", lambda layer: layer.share),
-    ("limit", lambda layer: layer.limit),
-    ("largest groups", lambda layer: layer.largest_groups),
-    ("extra flops a sample", lambda layer: layer.extra_flops),
-    ("extra flops an image", lambda layer: layer.samples * layer.extra_flops),
-    ("extra bytes a sample", lambda layer: layer.extra_bytes),
-    ("extra bytes an image", lambda layer: layer.samples * layer.extra_bytes),
-    *((name, lambda layer, share=share: _missing(layer, share)) for _, name, share in _DIRECTIONS),
-    ("verdict", verdict),
-    ("suggested groups", suggested_groups),
-    ("suggested iterations", suggested_iterations),
-]
+    Raises:
+        UsageError: no norm has constraints.
+    """
+    table = pd.DataFrame([row for row in rows if row["constraints"]])
+    if table.empty:
+        raise UsageError(f"{path}: no norm imposes constraints, so there is nothing to draw")
+    with style.context("seaborn-v0_8-colorblind"):
+        figure = Figure((8, 1.3 + 0.17 * len(table)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for marker, (kind, of_kind) in zip("os^vD", table.groupby("norm"), strict=False):
+            axes.plot(of_kind["share"], of_kind.index, marker, markersize=5, label=kind)
+        axes.axvspan(1 / FINE_PART, 1, color="C4", alpha=0.25, label="tight", linewidth=0)
+        axes.axvline(1, color="black", label="limit")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+        axes.set_xlim(right=max(2.0, 2 * table["share"].max()))
+        axes.set_xlabel("share of freedom: constraints / values")
+        axes.set_yticks(table.index, table["layer"], fontsize=7)
+        axes.set_ylim(len(table) - 0.5, -0.5)
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside upper center", ncols=8, frameon=False)
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        figure.savefig(path, dpi=120)

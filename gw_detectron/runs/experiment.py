@@ -1,23 +1,14 @@
-"""What a config says about an experiment: its name, its norms, and which runs belong together."""
+"""Which experiment a config describes: its name, what is compared with it, the paper's figures."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError
-from ..modeling.norm import OPTIONS, parse_gw
+from ..config import flatten
+from ..model_zoo import get_config
+from .config_norms import norms, stock_backbone
 
-__all__ = [
-    "backbone_norm",
-    "canonical_norm",
-    "config_label",
-    "is_incidental",
-    "norm_keys",
-    "norm_label",
-    "norms",
-    "row_of",
-    "stock_backbone",
-    "weights_of",
-]
+__all__ = ["config_label", "is_incidental", "norm_details", "paper_figures", "row_of"]
 
 Config = Mapping[str, Any]  # by full keys, as Run.config
 
@@ -46,126 +37,13 @@ _WEIGHTS = (
 _BY_NORM = ("MODEL.BACKBONE.NAME", "MODEL.GW.", "TEST.PRECISE_BN.")
 
 
-def _starts(key: str, prefixes: Sequence[str]) -> bool:
-    return any(key == p or (p.endswith(".") and key.startswith(p)) for p in prefixes)
-
-
 def is_incidental(key: str) -> bool:
     """Whether two runs that differ only in this key are runs of one experiment."""
     return _starts(key, _INCIDENTAL)
 
 
-# ---- Norms -----------------------------------------------------------------------------------
-
-
-def norm_keys(config: Config) -> dict[str, str]:
-    """
-    The parts of the model that take a norm -> the key of it, the backbone first.
-
-    A head whose key has no effect is left out: a box head without convolutions, a mask head
-    that is off.
-    """
-    keys = {"backbone": "MODEL.RESNETS.NORM"}
-    if "fpn" in str(config.get("MODEL.BACKBONE.NAME")):
-        keys["FPN"] = "MODEL.FPN.NORM"
-    architecture = config.get("MODEL.META_ARCHITECTURE")
-    if architecture == "RetinaNet":
-        keys["head"] = "MODEL.RETINANET.NORM"
-    if architecture in ("GeneralizedRCNN", "PanopticFPN"):
-        if config.get("MODEL.ROI_BOX_HEAD.NUM_CONV"):
-            keys["box head"] = "MODEL.ROI_BOX_HEAD.NORM"
-        if config.get("MODEL.MASK_ON"):
-            keys["mask head"] = "MODEL.ROI_MASK_HEAD.NORM"
-    if architecture in ("PanopticFPN", "SemanticSegmentor"):
-        keys["semantic head"] = "MODEL.SEM_SEG_HEAD.NORM"
-    return keys
-
-
-def norms(config: Config) -> dict[str, str]:
-    """The parts of the model -> their norms, "" for none, by :func:`canonical_norm`."""
-    return {part: canonical_norm(config.get(key)) for part, key in norm_keys(config).items()} | {
-        "backbone": backbone_norm(config)
-    }
-
-
-def canonical_norm(norm: str | None) -> str:
-    """One spelling for one norm: "GW( iterations = 5,num_groups=16)" is "GW(num_groups=16)"."""
-    name = (norm or "").strip()
-    try:
-        options = parse_gw(name)
-    except UsageError:  # of a run whose version knew other options
-        return name
-    if options is None:
-        return name
-    stated = [
-        f"{key}={str(options[key]).lower() if isinstance(default, bool) else options[key]}"
-        for key, default in OPTIONS.items()
-        if options.get(key, default) != default
-    ]
-    return f"GW({', '.join(stated)})" if stated else "GW"
-
-
-def backbone_norm(config: Config) -> str:
-    """A norm, or "GW at S1-B2 over FrozenBN"."""
-    norm = canonical_norm(config.get("MODEL.RESNETS.NORM"))
-    if not _is_placed(config):
-        return norm
-    base = canonical_norm(config.get("MODEL.GW.BASE_NORM"))
-    return norm if norm == base else f"{norm} at {config.get('MODEL.GW.POSITIONS')} over {base}"
-
-
-def _is_placed(config: Config) -> bool:
-    return stock_backbone(config) != config.get("MODEL.BACKBONE.NAME")
-
-
-def stock_backbone(config: Config) -> str:
-    """MODEL.BACKBONE.NAME, or for a builder of this package Detectron2's own of that backbone."""
-    return str(config.get("MODEL.BACKBONE.NAME")).replace("build_gw_", "build_", 1)
-
-
-def norm_label(config: Config) -> str:
-    """
-    What is said of the norms in a table: the backbone's, and each part's that has another one.
-    Beside a frozen backbone norm the usual thing is none.
-    """
-    of_part = norms(config)
-    backbone = of_part.pop("backbone")
-    norm = canonical_norm(config.get("MODEL.RESNETS.NORM"))
-    usual = "" if norm == "FrozenBN" else norm
-    others = [f"{part} {n or 'none'}" for part, n in of_part.items() if n != usual]
-    return ", ".join([backbone or "none", *others])
-
-
-# ---- The rest of a config --------------------------------------------------------------------
-
-
-def config_label(config: Config) -> str:
-    """E.g. "Mask R-CNN R-50-FPN 4conv1fc, from scratch"."""
-    label = f"{_architecture(config)} {_backbone(config)}"
-    if config.get("MODEL.META_ARCHITECTURE") == "GeneralizedRCNN":
-        num_conv = config.get("MODEL.ROI_BOX_HEAD.NUM_CONV")
-        num_fc = config.get("MODEL.ROI_BOX_HEAD.NUM_FC")
-        label += f" {f'{num_conv}conv' if num_conv else ''}{f'{num_fc}fc' if num_fc else ''}"
-    return label.strip() + ("" if config.get("MODEL.WEIGHTS") else ", from scratch")
-
-
-def _architecture(config: Config) -> str:
-    name = str(config.get("MODEL.META_ARCHITECTURE"))
-    if name != "GeneralizedRCNN":
-        return name
-    cascade = "Cascade " if config.get("MODEL.ROI_HEADS.NAME") == "CascadeROIHeads" else ""
-    kind = "Mask" if config.get("MODEL.MASK_ON") else "Cascade" if cascade else "Faster"
-    return f"{cascade if kind != 'Cascade' else ''}{kind} R-CNN"
-
-
-def _backbone(config: Config) -> str:
-    builder = stock_backbone(config)
-    if "resnet" not in builder:
-        return builder.removeprefix("build_").removesuffix("_backbone")
-    depth, groups = config.get("MODEL.RESNETS.DEPTH"), config.get("MODEL.RESNETS.NUM_GROUPS", 1)
-    width = config.get("MODEL.RESNETS.WIDTH_PER_GROUP")
-    name = f"X-{depth}-{groups}x{width}d" if groups > 1 else f"R-{depth}"
-    return f"{name}-FPN" if "fpn" in builder else name
+def _starts(key: str, prefixes: Sequence[str]) -> bool:
+    return any(key == p or (p.endswith(".") and key.startswith(p)) for p in prefixes)
 
 
 def row_of(config: Config) -> dict[str, Any]:
@@ -184,6 +62,91 @@ def row_of(config: Config) -> dict[str, Any]:
     return row
 
 
-def weights_of(config: Config) -> dict[str, Any]:
-    """The weights that it starts from, and the input that these want."""
-    return {key: config.get(key) for key in _WEIGHTS}
+def norm_details(config: Config) -> dict[str, Any]:
+    """What tells the runs of one row apart: the norms, the weights, and the input these want."""
+    return norms(config) | {key: config.get(key) for key in _WEIGHTS}
+
+
+def config_label(config: Config) -> str:
+    """E.g. "Mask R-CNN R-50-FPN 4conv1fc, from scratch"."""
+    label = str(config.get("MODEL.META_ARCHITECTURE"))
+    head = ""
+    if label == "GeneralizedRCNN":
+        cascade = "Cascade " * (config.get("MODEL.ROI_HEADS.NAME") == "CascadeROIHeads")
+        kind = "Mask " if config.get("MODEL.MASK_ON") else "" if cascade else "Faster "
+        label = f"{cascade}{kind}R-CNN"
+        for key, layer in (("NUM_CONV", "conv"), ("NUM_FC", "fc")):
+            number = config.get(f"MODEL.ROI_BOX_HEAD.{key}")
+            head += f"{number}{layer}" if number else ""
+    scratch = "" if config.get("MODEL.WEIGHTS") else ", from scratch"
+    return f"{label} {_backbone(config)} {head}".strip() + scratch
+
+
+def _backbone(config: Config) -> str:
+    builder = stock_backbone(config)
+    if "resnet" not in builder:
+        return builder.removeprefix("build_").removesuffix("_backbone")
+    depth, groups = config.get("MODEL.RESNETS.DEPTH"), config.get("MODEL.RESNETS.NUM_GROUPS", 1)
+    width = config.get("MODEL.RESNETS.WIDTH_PER_GROUP")
+    name = f"X-{depth}-{groups}x{width}d" if groups > 1 else f"R-{depth}"
+    return f"{name}-FPN" if "fpn" in builder else name
+
+
+# ---- The paper -------------------------------------------------------------------------------
+
+# The configs of its COCO tables -> box AP, mask AP
+_PAPER = {
+    "COCO-Detection/faster_rcnn_R_50_FPN_2fc_1x_frozenbn": (36.31,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_2fc_1x_gn": (36.32,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_2fc_1x_gw": (38.13,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_frozenbn": (36.39,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_gn": (37.86,),
+    "COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_gw": (39.60,),
+    "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_4conv1fc_1x_frozenbn": (42.24, 37.53),
+    "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_4conv1fc_1x_gn": (42.18, 37.54),
+    "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_4conv1fc_1x_gw": (44.41, 39.17),
+}
+# What makes a run one of its rows, beside the norms and the images
+_PAPER_KEYS = (
+    "MODEL.META_ARCHITECTURE",
+    "MODEL.ROI_HEADS.NAME",
+    "MODEL.BACKBONE.FREEZE_AT",
+    "MODEL.RESNETS.DEPTH",
+    "MODEL.RESNETS.NUM_GROUPS",
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "MODEL.MASK_ON",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV",
+    "MODEL.ROI_BOX_HEAD.NUM_FC",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.BASE_LR",
+    "SOLVER.STEPS",
+    "SOLVER.MAX_ITER",
+)
+# The images are the same: trainval35k and coco_2017_train, minival and coco_2017_val
+_TRAIN_SETS = (("coco_2017_train",), ("coco_2014_train", "coco_2014_valminusminival"))
+_TEST_SETS = ("coco_2017_val", "coco_2014_minival")
+
+
+def paper_figures(config: Config, dataset: str) -> dict[str, float]:
+    """
+    Args:
+        dataset: that it was evaluated on.
+
+    Returns:
+        dict: {"bbox/AP": 38.13} and for Mask R-CNN "segm/AP", if the run is one of the paper's rows
+            by architecture, head, images, schedule and norms; else {}.
+    """
+    is_on_coco = dataset in _TEST_SETS and tuple(config["DATASETS.TRAIN"]) in _TRAIN_SETS
+    figures = _paper_rows().get(_paper_row(config), ()) if is_on_coco else ()
+    return dict(zip(("bbox/AP", "segm/AP"), figures, strict=False))
+
+
+@functools.cache
+def _paper_rows() -> dict[str, tuple[float, ...]]:
+    return {_paper_row(flatten(get_config(f"{n}.yaml"))): aps for n, aps in _PAPER.items()}
+
+
+def _paper_row(config: Config) -> str:
+    values = [config.get(key) for key in _PAPER_KEYS]
+    values = [list(value) if isinstance(value, tuple) else value for value in values]
+    return repr((bool(config.get("MODEL.WEIGHTS")), stock_backbone(config), norms(config), values))

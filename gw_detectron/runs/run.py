@@ -1,5 +1,6 @@
 """What a training run has left in its directory: its config, losses, evaluations and detections."""
 
+import contextlib
 import json
 import math
 import os
@@ -10,9 +11,9 @@ from typing import Any
 
 from ..config import flatten, read_config_file
 from ..errors import UsageError
-from .experiment import norm_label
+from .config_norms import norm_label
 
-__all__ = ["Run", "find_runs", "last_record", "read_run", "tell_apart"]
+__all__ = ["Run", "find_runs", "read_run", "tell_apart"]
 
 # A single test dataset's metrics are "bbox/AP"; those of several, "NAME/bbox/AP"
 _AP_KEY = re.compile(r"(?:(?P<dataset>.+)/)?(?P<metric>(?:bbox|segm)/AP(?:50|75|s|m|l)?)")
@@ -126,44 +127,31 @@ def _read_history(path: str) -> dict[int, dict[str, Any]]:
     begun again goes back in it to an earlier iteration, and what was written from there on before
     is no longer true.
     """
-    if not os.path.isfile(path):
-        return {}
     history: dict[int, dict[str, Any]] = {}
     last_trained = -1
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for record in _parse_records(file):
-            iteration = record["iteration"]
-            if "total_loss" in record:
-                if iteration <= last_trained:
-                    history = {i: old for i, old in history.items() if i < iteration}
-                last_trained = iteration
-            history.setdefault(iteration, {}).update(record)
+    for record in _read_records(path):
+        iteration = record["iteration"]
+        if "total_loss" in record:
+            if iteration <= last_trained:
+                history = {i: old for i, old in history.items() if i < iteration}
+            last_trained = iteration
+        history.setdefault(iteration, {}).update(record)
     return dict(sorted(history.items()))
 
 
-def _parse_records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _read_records(path: str) -> Iterator[dict[str, Any]]:
     """
     The records of whole lines. Where a kill has cut a line short and a resumed run has written on
     in it, its record is what begins at the last brace: Detectron2's are not nested.
     """
-    for line in lines:
-        try:
-            record = json.loads(line[max(0, line.rfind("{")) :])
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
-            yield record
-
-
-def last_record(path: str) -> dict[str, Any]:
-    """The last record of a run's metrics.json, whose end alone is read; {} where there is none."""
-    try:
-        with open(os.path.join(path, "metrics.json"), "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return {}
-    return ([{}, *_parse_records(lines)])[-1]
+    if not os.path.isfile(path):
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                record = json.loads(line[max(0, line.rfind("{")) :])
+                if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+                    yield record
 
 
 def _evaluations(

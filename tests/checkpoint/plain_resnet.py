@@ -33,7 +33,7 @@ def build(depth, positions="S1-B2", norm=TextbookGW, base=None, **kwargs):
     model = ResNet(block, BLOCKS[depth], norm_layer=base, **kwargs)
     places = ["bn1"] if positions.startswith("S1") else []
     for digit in positions.partition("B")[2]:
-        digit = "1" if depth < 50 else digit
+        digit = "1" if depth < 50 and positions.endswith("B2") else digit
         places += [
             name
             for name, _ in model.named_modules()

@@ -1,3 +1,5 @@
+"""`gw://` weights: where they are looked up, and what is said where they are not."""
+
 import os
 import subprocess
 import sys
@@ -7,11 +9,9 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.engine import DefaultTrainer
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from gw_detectron.checkpoint import find_weights, register_weights, require_weights
+from gw_detectron.checkpoint import find_weights, require_weights
 from gw_detectron.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -38,143 +38,102 @@ def message_of(function, *args):
     return str(error.value)
 
 
-class TestWhereTheyAreLookedUp:
-    def test_in_the_folder_that_gw_weights_names(self, folder):
-        (folder / "R-50-GW.pth").touch()
-        assert find_weights("gw://R-50-GW.pth") == folder / "R-50-GW.pth"
-
-    @pytest.mark.parametrize("value", [None, ""])
-    def test_in_weights_without_it(self, value, folder, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("GW_WEIGHTS")
-        if value is not None:
-            monkeypatch.setenv("GW_WEIGHTS", value)
-        (tmp_path / "weights").mkdir()
-        (tmp_path / "weights" / "mine.pth").touch()
-        assert str(find_weights("gw://mine.pth")) == os.path.join("weights", "mine.pth")
-
-    def test_by_detectron2s_checkpointer(self, folder):
-        model, other = nn.Linear(2, 3), nn.Linear(2, 3)
-        content = {"model": model.state_dict(), "matching_heuristics": True}
-        torch.save(content, folder / "a.pth")
-        DetectionCheckpointer(other).load("gw://a.pth")
-        assert torch.equal(other.weight, model.weight)
-
-    def test_by_its_path_manager(self, folder):
-        (folder / "a.pth").write_text("content")
-        register_weights()  # once more
-        assert PathManager.isfile("gw://a.pth") and PathManager.exists("gw://a.pth")
-        assert not PathManager.isfile("gw://b.pth") and not PathManager.exists("gw://b.pth")
-        with PathManager.open("gw://a.pth") as file:
-            assert file.read() == "content"
-
-    def test_where_detectron2_alone_loads_the_plugin(self, folder):
-        code = (
-            "from detectron2.utils.file_io import PathManager\n"
-            "print(PathManager.get_local_path('gw://a.pth'))"
-        )
-        (folder / "a.pth").touch()
-        environment = {**os.environ, "DETECTRON2_ENV_MODULE": "gw_detectron"}
-        result = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-        )
-        assert result.stdout.strip() == str(folder / "a.pth"), result.stderr
+@pytest.mark.parametrize("value", [None, "", "w"])
+def test_they_are_in_the_folder_that_gw_weights_names_or_in_weights(value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GW_WEIGHTS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("GW_WEIGHTS", value)
+    Path(value or "weights").mkdir()
+    Path(value or "weights", "mine.pth").touch()
+    assert str(find_weights("gw://mine.pth")) == os.path.join(value or "weights", "mine.pth")
 
 
-class TestWhatIsSaidWhereTheyAreNot:
-    @pytest.mark.parametrize(
-        "name, model",
-        [
-            ("R-50-GW", "ResNet-50"),
-            ("R-101-GW", "ResNet-101"),
-            ("X-50-32x4d-GW", "ResNeXt-50"),
-            ("X-101-32x8d-GW", "ResNeXt-101"),
-        ],
+def test_detectron2s_checkpointer_finds_them(folder):
+    model, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    torch.save({"model": model.state_dict(), "matching_heuristics": True}, folder / "a.pth")
+    DetectionCheckpointer(other).load("gw://a.pth")
+    assert torch.equal(other.weight, model.weight)
+    with pytest.raises(UsageError, match="huangleiBuaa"):
+        DetectionCheckpointer(other).load("gw://R-50-GW.pth")
+
+
+def test_detectron2_alone_finds_them_where_it_loads_the_plugin(folder):
+    code = (
+        "from detectron2.utils.file_io import PathManager\n"
+        "print(PathManager.get_local_path('gw://a.pth'))"
     )
-    def test_the_authors_are_named_with_the_command(self, name, model, folder):
-        assert message_of(find_weights, f"gw://{name}.pth") == (
-            f"gw://{name}.pth: there is no {name}.pth in the folder {folder} ($GW_WEIGHTS names "
-            f"another one); download the authors' {model} with GW (pth in the table of "
-            "https://github.com/huangleiBuaa/GroupWhitening; or train it with "
-            "tools/pretrain_imagenet.py), then: "
-            f"python tools/convert_weights.py DOWNLOADED.pth {folder}/{name}.pth"
-        )
-
-    def test_the_default_folder_makes_a_short_command(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("GW_WEIGHTS", raising=False)
-        message = message_of(find_weights, "gw://R-50-GW.pth")
-        assert message.endswith(
-            "python tools/convert_weights.py DOWNLOADED.pth weights/R-50-GW.pth"
-        )
-
-    def test_torchvision_is_named_for_the_plain_ones(self, folder):
-        message = message_of(find_weights, "gw://X-101-32x8d.pth")
-        assert "torchvision's resnext101_32x8d" in message and "tools/convert_weights" in message
-
-    @pytest.mark.parametrize(
-        "name, config",
-        [("R-50-GN", "R_50_gn"), ("R-18-GW", "R_18_gw"), ("X-101-32x8d-GN", "X_101_32x8d_gn")],
+    (folder / "a.pth").touch()
+    environment = {**os.environ, "DETECTRON2_ENV_MODULE": "gw_detectron"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
-    def test_what_nobody_publishes_is_to_be_trained(self, name, config, folder):
-        assert message_of(find_weights, f"gw://{name}.pth").endswith(
-            "nobody publishes it; it is trained by: python tools/pretrain_imagenet.py "
-            f"--config-file configs/ImageNet-Classification/{config}.yaml --data IMAGENET "
-            f"OUTPUT_DIR output/{name}, then: mkdir -p {folder} && "
-            f"cp output/{name}/backbone.pth {folder}/{name}.pth"
-        )
-        assert (ROOT / "configs" / "ImageNet-Classification" / f"{config}.yaml").is_file()
-
-    def test_an_unknown_name_gets_the_nearest(self, folder):
-        (folder / "my-detector.pth").touch()
-        assert "my-detector.pth" in message_of(find_weights, "gw://my-detektor.pth")
-        assert "R-50-GW.pth" in message_of(find_weights, "gw://r50-gw.pth")
-
-    def test_detectron2_stops_with_that_line(self, folder):
-        with pytest.raises(UsageError, match="huangleiBuaa"):
-            DetectionCheckpointer(nn.Linear(1, 1)).load("gw://R-50-GW.pth")
+    assert result.stdout.strip() == str(folder / "a.pth"), result.stderr
 
 
-class TestRequireWeights:
-    def test_stops_at_a_missing_file_of_ours(self, folder):
-        assert "huangleiBuaa" in message_of(require_weights, config("gw://R-50-GW.pth"))
-
-    @pytest.mark.parametrize("resume", [False, True])
-    def test_stops_at_a_missing_local_file(self, resume, tmp_path):
-        path = tmp_path / "model.pth"
-        message = message_of(require_weights, config(str(path), tmp_path), resume)
-        assert message.startswith(f"MODEL.WEIGHTS {path}: there is no such file")
-
-    def test_stops_at_a_folder(self, tmp_path):
-        assert "no such file" in message_of(require_weights, config(str(tmp_path)))
-
-    def test_lets_pass_what_is_there_or_not_ours_to_know(self, folder):
-        (folder / "a.pth").touch()
-        for weights in (
-            "",
-            "gw://a.pth",
-            "gw://a.pth?matching_heuristics=True",
-            str(folder / "a.pth"),
-            "detectron2://ImageNetPretrained/torchvision/R-50.pkl",
-            "https://example.org/model.pth",
-        ):
-            require_weights(config(weights))
-
-    def test_a_run_to_resume_needs_none(self, folder, tmp_path):
-        cfg = config("gw://R-50-GW.pth", output=tmp_path)
-        (tmp_path / "last_checkpoint").write_text("model_0000099.pth")
-        require_weights(cfg, resume=True)
-        with pytest.raises(UsageError):
-            require_weights(cfg, resume=False)
+def test_the_line_of_a_missing_file_is_whole(folder):
+    assert message_of(find_weights, "gw://R-50-GW.pth") == (
+        f"gw://R-50-GW.pth: there is no R-50-GW.pth in the folder {folder} ($GW_WEIGHTS names "
+        "another one); download the authors' ResNet-50 with GW (pth in the table of "
+        "https://github.com/huangleiBuaa/GroupWhitening; or train it with "
+        "tools/pretrain_imagenet.py), then: "
+        f"python tools/convert_weights.py DOWNLOADED.pth {folder}/R-50-GW.pth"
+    )
 
 
-def test_detectron2s_own_trainer_raises_the_line(folder, tmp_path):
-    class Trainer:
-        """As much of DefaultTrainer as loads weights."""
+@pytest.mark.parametrize(
+    "name, fragment",
+    [
+        ("R-101-GW", "the authors' ResNet-101 with GW"),
+        ("X-50-32x4d-GW", "the authors' ResNeXt-50 with GW"),
+        ("X-101-32x8d-GW", "the authors' ResNeXt-101 with GW"),
+        ("R-18", "torchvision's resnet18 "),
+        ("X-101-32x8d", "torchvision's resnext101_32x8d "),
+        ("my-detektor", "the nearest names are my-detector.pth"),
+        ("r50-gw", "R-50-GW.pth"),
+    ],
+)
+def test_where_to_get_each_is_said(name, fragment, folder):
+    (folder / "my-detector.pth").touch()
+    assert fragment in message_of(find_weights, f"gw://{name}.pth")
 
-        cfg = config("gw://R-50-GW.pth", output=tmp_path)
-        checkpointer = DetectionCheckpointer(nn.Linear(1, 1), str(tmp_path))
-        resume_or_load = DefaultTrainer.resume_or_load
 
-    with pytest.raises(UsageError, match="convert_weights.py DOWNLOADED.pth"):
-        Trainer().resume_or_load(resume=False)
+@pytest.mark.parametrize(
+    "name, config",
+    [("R-50-GN", "R_50_gn"), ("R-18-GW", "R_18_gw"), ("X-101-32x8d-GN", "X_101_32x8d_gn")],
+)
+def test_what_nobody_publishes_is_to_be_trained(name, config, folder):
+    assert message_of(find_weights, f"gw://{name}.pth").endswith(
+        "nobody publishes it; it is trained by: python tools/pretrain_imagenet.py "
+        f"--config-file configs/ImageNet-Classification/{config}.yaml --data IMAGENET "
+        f"OUTPUT_DIR output/{name}, then: mkdir -p {folder} && "
+        f"cp output/{name}/backbone.pth {folder}/{name}.pth"
+    )
+    assert (ROOT / "configs" / "ImageNet-Classification" / f"{config}.yaml").is_file()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["model.pth", "."])
+def test_a_missing_local_file_and_a_folder_stop_a_run(resume, name, tmp_path):
+    message = message_of(require_weights, config(str(tmp_path / name), tmp_path), resume)
+    assert message.startswith(f"MODEL.WEIGHTS {tmp_path / name}: there is no such file")
+
+
+def test_what_is_there_or_not_ours_to_know_may_pass(folder):
+    (folder / "a.pth").touch()
+    for weights in (
+        "",
+        "gw://a.pth",
+        "gw://a.pth?matching_heuristics=True",
+        str(folder / "a.pth"),
+        "detectron2://ImageNetPretrained/torchvision/R-50.pkl",
+        "https://example.org/model.pth",
+    ):
+        require_weights(config(weights))
+
+
+def test_a_run_to_resume_needs_none(folder, tmp_path):
+    cfg = config("gw://R-50-GW.pth", output=tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000099.pth")
+    require_weights(cfg, resume=True)
+    assert "huangleiBuaa" in message_of(require_weights, cfg, False)

@@ -4,9 +4,6 @@ import json
 import shutil
 
 import pytest
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
@@ -171,31 +168,32 @@ def test_data_that_is_not_coco_is_one_line_that_names_file_and_place(write, chan
     assert "mine" not in DatasetCatalog
 
 
+@pytest.mark.parametrize("text", ['{"images": [', "id,name\n1,cat", "null", "[]"])
+def test_a_file_that_is_not_json_or_no_object_is_one_line(write, text):
+    entry = write(text)
+    message = _message(register_datasets, [entry])
+    assert entry[1] in message and ("not a JSON file" in message or "it holds a " in message)
+
+
 @pytest.mark.parametrize(
-    "text, fragment",
+    "json_file, image_dir, expected",
     [
-        ('{"images": [', "not a JSON file"),
-        ("id,name\n1,cat", "not a JSON file"),
-        ("null", "it holds a NoneType"),
+        ("{json}x", "{images}", "There is no annotation file {json}x"),
+        ("{json}", "{images}x", "There is no image directory {images}x (for {json})"),
+        ("{images}/a.png", "{images}", "{images}/a.png is not a JSON file in UTF-8: "),
+        (
+            "{images}",
+            "{json}",
+            "{images} is a directory where an annotation file is expected: "
+            "the order is NAME ANNOTATIONS.json IMAGE_DIR",
+        ),
     ],
 )
-def test_file_that_is_not_json_or_no_object_is_one_line(write, text, fragment):
-    name, json_file, images = write(text)
-    message = _message(register_datasets, [(name, json_file, images)])
-    assert fragment in message and json_file in message
-
-
-def test_binary_file_is_one_line(write):
-    name, _, images = write(_content())
-    assert "not a JSON file" in _message(register_datasets, [(name, f"{images}/a.png", images)])
-
-
-def test_missing_files_are_one_line(write, tmp_path):
-    name, json_file, images = write(_content())
-    message = _message(register_datasets, [(name, f"{json_file}x", images)])
-    assert message == f"There is no annotation file {json_file}x"
-    message = _message(register_datasets, [(name, json_file, f"{images}x")])
-    assert f"no image directory {images}x" in message
+def test_files_that_are_not_there_or_other_ones_are_one_line(write, json_file, image_dir, expected):
+    name, *paths = write(_content())
+    paths = dict(zip(("json", "images"), paths, strict=True))
+    entry = (name, json_file.format(**paths), image_dir.format(**paths))
+    assert _message(register_datasets, [entry]).startswith(expected.format(**paths))
 
 
 @pytest.mark.parametrize("box", [[40, 2, 8, 6], [-9, 2, 8, 6], [2, 3, 0, 6], [2, 20, 8, 6]])
@@ -220,12 +218,6 @@ def test_boxes_that_reach_beyond_their_image_are_cut_off_without_a_word(write, c
     assert not caplog.messages
 
 
-def test_swapped_arguments_tell_the_order(write):
-    name, json_file, images = write(_content())
-    message = _message(register_datasets, [(name, images, json_file)])
-    assert f"{images} is a directory" in message and "NAME ANNOTATIONS.json IMAGE_DIR" in message
-
-
 def test_missing_images_are_counted_and_the_first_is_named(write):
     content = _content()
     content["images"].append({"id": 10, "file_name": "no/c.png", "height": 2, "width": 3})
@@ -246,29 +238,38 @@ def test_name_of_other_own_data_is_taken(write):
     assert "mine is taken" in _message(register_datasets, [write(_content(), folder="other")])
 
 
-def test_datasets_whose_categories_disagree_are_both_named_with_the_first_difference(write):
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (
+            lambda categories: categories[0].update(name="cow"),
+            "mine and other have categories that disagree: number 2, in the order of their ids, "
+            "is 'cat' in mine and 'cow' in other",
+        ),
+        (
+            lambda categories: categories.append({"id": 20, "name": "cow"}),
+            "mine and other have 2 and 3 categories: number 3, in the order of their ids, "
+            "is nothing in mine and 'cow' in other",
+        ),
+    ],
+)
+def test_datasets_whose_categories_disagree_are_named_with_the_difference(write, change, expected):
     other = _content()
-    other["categories"][0]["name"] = "cow"
+    change(other["categories"])
     message = _message(register_datasets, [write(_content()), write(other, "other")])
-    assert "number 2" in message and "'cat' in mine and 'cow' in other" in message
+    assert message == f"The datasets {expected}"
     assert not {"mine", "other"} & set(DatasetCatalog)
-
-
-def test_datasets_with_more_categories_disagree(write):
-    other = _content()
-    other["categories"].append({"id": 20, "name": "cow"})
-    message = _message(register_datasets, [write(_content()), write(other, "other")])
-    assert "2 and 3 categories" in message and "nothing in mine and 'cow' in other" in message
 
 
 # ---- adapt_config ----------------------------------------------------------------------------
 
 
-def test_silent_config_gets_the_number_of_classes(write):
+def test_a_silent_config_gets_the_number_of_classes_and_a_stated_one_that_agrees_is_kept(write):
     datasets = register_datasets([write(_content())])
     cfg = _config()
-    adapt_config(cfg, datasets)
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 2
+    for stated in ((), {"MODEL.ROI_HEADS.NUM_CLASSES"}):
+        adapt_config(cfg, datasets, stated)
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 2
 
 
 def _yaml_with_base(tmp_path, text):
@@ -292,13 +293,6 @@ def test_stated_number_that_contradicts_is_one_line(write, tmp_path, in_file):
     assert message.endswith("add MODEL.ROI_HEADS.NUM_CLASSES 2")
 
 
-def test_stated_number_that_agrees_is_kept(write, tmp_path):
-    datasets = register_datasets([write(_content())])
-    cfg = _config(**{"MODEL.ROI_HEADS.NUM_CLASSES": 2})
-    adapt_config(cfg, datasets, stated={"MODEL.ROI_HEADS.NUM_CLASSES"})
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
-
-
 def test_number_of_a_head_not_in_use_may_contradict(write):
     datasets = register_datasets([write(_content())])
     cfg = _config(**{"MODEL.META_ARCHITECTURE": "RetinaNet"})
@@ -309,44 +303,40 @@ def test_number_of_a_head_not_in_use_may_contradict(write):
         adapt_config(cfg, datasets, stated={"MODEL.RETINANET.NUM_CLASSES"})
 
 
-def test_dataset_that_the_config_does_not_name_is_one_line(write):
-    datasets = register_datasets([write(_content())])
-    cfg = _config(train=("gw_shapes_train",))
-    assert "DATASETS.TRAIN \"('mine',)\"" in _message(adapt_config, cfg, datasets)
+@pytest.mark.parametrize(
+    "train, test, fragments",
+    [
+        (("gw_shapes_train",), (), ["mine is neither in", "DATASETS.TRAIN \"('mine',)\""]),
+        (("mine", "gw_shape_train"), (), ["gw_shape_train is not registered", "gw_shapes_train"]),
+        (
+            ("mine",),
+            ("coco_2017_val",),
+            [
+                "mine and coco_2017_val have 2 and 80 categories",
+                "'dog' in mine and 'person' in coco_2017_val",
+            ],
+        ),
+    ],
+)
+def test_datasets_that_do_not_go_with_the_config_are_one_line(write, train, test, fragments):
+    message = _message(adapt_config, _config(train, test), register_datasets([write(_content())]))
+    for fragment in fragments:
+        assert fragment in message
 
 
-def test_training_data_may_be_named_in_an_evaluation(write):
-    datasets = register_datasets([write(_content(), name="mine"), write(_content(), name="val")])
-    cfg = _config(train=("mine",), test=("val",))
+@pytest.mark.parametrize("train", [("mine",), ("coco_2017_train", "unheard_of")])
+def test_an_evaluation_does_not_look_at_the_training_data(write, train):
+    datasets = register_datasets([write(_content(), name) for name in ("mine", "val")])
+    cfg = _config(train=train, test=("mine", "val"))
     adapt_config(cfg, datasets, eval_only=True)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
 
 
-def test_unknown_name_tells_the_nearest():
-    message = _message(adapt_config, _config(train=("gw_shape_train",)), [])
-    assert "gw_shape_train is not registered" in message and "gw_shapes_train" in message
-
-
-def test_config_without_own_data_is_left_as_it_is():
+def test_a_config_without_own_data_is_left_as_it_is():
     cfg = _config(train=("coco_2017_train",), test=("lvis_v1_val",))
     before = cfg.dump()
     adapt_config(cfg, [])
     assert cfg.dump() == before
-
-
-def test_other_dataset_of_the_config_must_have_the_same_classes(write):
-    datasets = register_datasets([write(_content())])
-    cfg = _config(test=("coco_2017_val",))
-    message = _message(adapt_config, cfg, datasets)
-    assert "mine and coco_2017_val have 2 and 80 categories" in message
-    assert "'dog' in mine and 'person' in coco_2017_val" in message
-
-
-def test_evaluation_does_not_look_at_the_training_data(write):
-    datasets = register_datasets([write(_content())])
-    cfg = _config(train=("coco_2017_train", "unheard_of"), test=("mine",))
-    adapt_config(cfg, datasets, eval_only=True)
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
 
 
 @pytest.mark.parametrize("value", [None, []])

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-
-pytest.importorskip("detectron2")
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from PIL import Image
@@ -37,10 +34,6 @@ def register(tmp_path, request):
     call.forget = forget
     yield call
     forget()
-
-
-def _all_bytes(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_importing_the_package_registers_both_splits():
@@ -73,30 +66,30 @@ def test_files_are_laid_out_as_coco(register, tmp_path):
             assert (picture.width, picture.height) == (image["width"], image["height"])
 
 
+def _draw(register, root, **recipe):
+    """The files of a dataset that is drawn under root."""
+    name = register(root, **recipe)
+    DatasetCatalog.get(f"{name}_train")
+    register.forget()
+    folder = root / name
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_two_draws_give_the_same_bytes(register, tmp_path):
-    for root in (tmp_path / "a", tmp_path / "b"):
-        name = register(root)
-        DatasetCatalog.get(f"{name}_train")
-        register.forget()
-    first, second = (_all_bytes(tmp_path / root / name) for root in "ab")
+    first, second = (_draw(register, tmp_path / root) for root in "ab")
     assert len(first) == 3 + 2 + 2 + 1
     assert first == second
 
 
 def test_an_image_does_not_depend_on_how_many_there_are(register, tmp_path):
-    for root, num_train in ((tmp_path / "a", 1), (tmp_path / "b", 3)):
-        name = register(root, num_train=num_train)
-        DatasetCatalog.get(f"{name}_train")
-        register.forget()
-    first, second = (tmp_path / root / name / "train" / "000001.png" for root in "ab")
-    assert first.read_bytes() == second.read_bytes()
+    one, three = (_draw(register, tmp_path / str(n), num_train=n) for n in (1, 3))
+    image = Path("train", "000001.png")
+    assert one[image] == three[image]
 
 
 def test_images_of_both_splits_and_of_another_seed_all_differ(register, tmp_path):
     for seed in (0, 1):
-        name = register(tmp_path / str(seed), seed=seed)
-        DatasetCatalog.get(f"{name}_train")
-        register.forget()
+        _draw(register, tmp_path / str(seed), seed=seed)
     images = [p.read_bytes() for p in tmp_path.rglob("*.png")]
     assert len(set(images)) == len(images) == 10
 
@@ -159,33 +152,24 @@ def test_what_is_drawn_is_that_of_the_version():
     assert names == ["cross", "star star", "star", "square ring star cross"]
 
 
-def test_files_of_the_same_recipe_are_used_again(register, tmp_path):
+def test_files_are_used_again_until_the_version_or_a_size_changes(register, tmp_path):
     name = register()
+    picture, marker = (tmp_path / name / "train" / file for file in ("000001.png", "marker"))
     DatasetCatalog.get(f"{name}_train")
-    marker = tmp_path / name / "train" / "marker"
+    original = picture.read_bytes()
     marker.touch()
     DatasetCatalog.get(f"{name}_val")
     assert marker.exists()
 
-
-def test_files_of_another_version_are_drawn_again(register, tmp_path):
-    name = register()
-    DatasetCatalog.get(f"{name}_train")
     recipe = tmp_path / name / "recipe.json"
     recipe.write_text(json.dumps({**json.loads(recipe.read_text()), "version": 0}))
-    picture = tmp_path / name / "train" / "000001.png"
-    original = picture.read_bytes()
     picture.write_bytes(b"of the old version")
     DatasetCatalog.get(f"{name}_train")
-    assert picture.read_bytes() == original
+    assert picture.read_bytes() == original and not marker.exists()
+    register.forget()
+    register(num_train=4)
+    assert len(DatasetCatalog.get(f"{name}_train")) == 4
     assert os.listdir(tmp_path) == [name]
-
-
-def test_another_size_is_drawn_again(register):
-    for num_train in (1, 3):
-        name = register(num_train=num_train)
-        assert len(DatasetCatalog.get(f"{name}_train")) == num_train
-        register.forget()
 
 
 def test_interrupted_drawing_leaves_nothing_behind(register, tmp_path, monkeypatch):
@@ -194,7 +178,7 @@ def test_interrupted_drawing_leaves_nothing_behind(register, tmp_path, monkeypat
 
     name = register()
     with monkeypatch.context() as patch:
-        patch.setattr(shapes, "_outline", interrupted)
+        patch.setattr(shapes, "draw_scene", interrupted)
         with pytest.raises(KeyboardInterrupt):
             DatasetCatalog.get(f"{name}_train")
     assert os.listdir(tmp_path) == []
@@ -205,7 +189,10 @@ def _size_of_dataset(name):
     return len(DatasetCatalog.get(name))
 
 
-def test_several_processes_at_once_all_get_whole_data(register, tmp_path):
+@pytest.mark.parametrize("outdated", [False, True])
+def test_several_processes_at_once_all_get_whole_data(register, tmp_path, outdated):
+    if outdated:
+        _draw(register, tmp_path, num_train=1)
     name = register(num_train=20)
     with multiprocessing.get_context("fork").Pool(3) as pool:
         sizes = pool.map(_size_of_dataset, [f"{name}_train"] * 3, chunksize=1)
@@ -213,34 +200,26 @@ def test_several_processes_at_once_all_get_whole_data(register, tmp_path):
     assert os.listdir(tmp_path) == [name]
 
 
-def test_process_that_is_late_uses_the_winners_files(register, tmp_path, monkeypatch):
+def test_a_process_that_is_late_uses_the_winners_files(register, tmp_path, monkeypatch):
     name = register()
-    folder = tmp_path / name
-    draw_split = shapes._draw_split
+    marker = tmp_path / name / "train" / "of the winner"
 
-    def draw_while_another_finishes(draft, split, num_images, seed):
-        draw_split(draft, split, num_images, seed)
-        if split == "val":
-            with monkeypatch.context() as patch:
-                patch.setattr(shapes, "_draw_split", draw_split)
-                shapes._draw_dataset(folder, recipe)
-            (folder / "train" / "of the winner").touch()
+    def draw_while_another_finishes(*args):
+        monkeypatch.undo()
+        DatasetCatalog.get(f"{name}_val")
+        marker.touch()
+        return draw_scene(*args)
 
-    recipe = MetadataCatalog.get(f"{name}_train").shapes_files.recipe
-    monkeypatch.setattr(shapes, "_draw_split", draw_while_another_finishes)
+    monkeypatch.setattr(shapes, "draw_scene", draw_while_another_finishes)
     assert len(DatasetCatalog.get(f"{name}_train")) == 3
-    assert (folder / "train" / "of the winner").exists()
+    assert marker.exists()
     assert os.listdir(tmp_path) == [name]
 
 
-def test_registering_twice_is_harmless(register):
+def test_registering_again_is_harmless_unless_it_is_other_data(register):
     name = register()
     assert register() == name
     assert len(DatasetCatalog.get(f"{name}_train")) == 3
-
-
-def test_registering_other_sizes_under_a_taken_name_is_an_error(register):
-    name = register()
     with pytest.raises(UsageError, match=f"{name}_train is already taken"):
         register(num_train=4)
 
@@ -262,8 +241,13 @@ def test_default_root_is_that_of_detectron2s_own_datasets(root, monkeypatch):
         monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     else:
         monkeypatch.setenv("DETECTRON2_DATASETS", root)
-    monkeypatch.setattr(shapes, "_register_split", lambda name, files, split: seen.append(files))
-    seen = []
-    register_shapes()
     expected = {"/a/folder": "/a/folder", "~/data": os.path.expanduser("~/data"), None: "datasets"}
-    assert {files.folder for files in seen} == {os.path.join(expected[root], "gw_shapes")}
+    name = f"of {root}"
+    register_shapes(name)
+    try:
+        folder = os.path.join(expected[root], name)
+        assert MetadataCatalog.get(f"{name}_val").image_root == os.path.join(folder, "val")
+    finally:
+        for split in ("train", "val"):
+            DatasetCatalog.pop(f"{name}_{split}")
+            MetadataCatalog.pop(f"{name}_{split}")

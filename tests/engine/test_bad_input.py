@@ -136,7 +136,6 @@ MISTAKES = {
     "annotations and images swapped": ("--dataset mine data train.json", "data is a directory"),
     "no directory of images": ("--dataset mine train.json nowhere", "no image directory nowhere"),
     "an empty JSON": ("--dataset mine empty.yaml data", "not a JSON file"),
-    "a JSON without end": ("--dataset mine deep.json data", "deep.json is not a JSON file"),
     "a JSON that is not COCO": ("--dataset mine list.json data", "it holds a list"),
     "an image outside the JSON": ("--dataset mine image_id.json data", "the image_id 99"),
     "a category outside the JSON": ("--dataset mine category_id.json data", "the category_id 0"),
@@ -229,7 +228,6 @@ def write_annotations(folder):
     texts = {
         "train": coco(),
         "list": "[]",
-        "deep": "[" * 100_000,
         "image_id": coco(annotations__image_id=99),
         "category_id": coco(annotations__category_id=0),
         "id": coco(annotations__id=2),

@@ -7,7 +7,6 @@ from detectron2.modeling import ROI_BOX_HEAD_REGISTRY
 from torch import nn
 
 from gw_detectron.layers import GroupWhitening
-from gw_detectron.norms.model import build_from_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart" / "mask_rcnn_R_18_FPN_gw.yaml")
@@ -33,8 +32,3 @@ class WhitenedFullyConnectedHead(nn.Module):
 
 
 FULLY_CONNECTED = ["MODEL.ROI_BOX_HEAD.NAME", "WhitenedFullyConnectedHead"]
-
-
-def build(config_file, *opts):
-    model, _ = build_from_config(config_file, opts)
-    return model

@@ -6,16 +6,15 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from gw_detectron.errors import UsageError
 from gw_detectron.layers import GroupWhitening
 from gw_detectron.norms.diagnostics import (
-    NormWatcher,
+    STATISTICS,
+    NormMeter,
     common_groups,
     covariances,
-    find_norms,
-    root_errors,
     spectrum_statistics,
 )
+from gw_detectron.norms.probe import watching
 
 SPECTRUM = [8.0, 4.0, 2.0, 1.0]
 
@@ -34,24 +33,26 @@ def features(spectrum, shape, seed=0, dtype=torch.float64):
 
 def statistics_of(spectrum, rank=None):
     sigma = torch.diag(torch.tensor(spectrum, dtype=torch.float64))[None]
-    found = spectrum_statistics(sigma, rank or len(spectrum), 1e-14)
-    return {name: value.item() for name, value in found.items()}
+    (found,) = spectrum_statistics(sigma, rank or len(spectrum), 1e-14)
+    return dict(zip(STATISTICS, found.tolist(), strict=True))
 
 
-def watched(model, *inputs, num_groups=4):
-    with NormWatcher(model, num_groups) as watcher:
+def measured(model, *inputs, num_groups=4):
+    """The row of a model with one norm."""
+    meter = NormMeter(num_groups)
+    with watching(model, meter.look):
         for x in inputs:
             model(x)
-    return watcher.statistics()
+    (row,) = meter.rows()
+    return row
 
 
 # ---- One covariance --------------------------------------------------------------------------
 
 
 def test_the_statistics_of_a_known_spectrum():
-    found = statistics_of(SPECTRUM)
     shares = [8 / 15, 4 / 15, 2 / 15, 1 / 15]
-    assert found == pytest.approx(
+    assert statistics_of(SPECTRUM) == pytest.approx(
         {
             "condition": 8,
             "effective_rank": math.prod(share**-share for share in shares),
@@ -60,11 +61,6 @@ def test_the_statistics_of_a_known_spectrum():
             "distance": math.sqrt((7**2 + 3**2 + 1) / 4),
         }
     )
-
-
-def test_white_features_have_the_best_of_all_statistics():
-    expected = {"condition": 1, "effective_rank": 5, "first_share": 0.2}
-    assert statistics_of([1.0] * 5) == pytest.approx(expected | {"variance": 1, "distance": 0})
 
 
 def test_directions_that_too_few_values_cannot_span_are_not_in_the_condition_number():
@@ -94,14 +90,6 @@ def test_constant_and_not_finite_samples_have_no_covariance():
     assert covariances(x, 4)[1].tolist() == [True, False, False, False]
 
 
-def test_the_root_error_of_no_iteration_is_that_of_the_identity_over_the_root_of_the_trace():
-    sigma = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))[None]
-    exact = np.array([1 / math.sqrt(3), 1])
-    expected = np.linalg.norm(0.5 - exact) / np.linalg.norm(exact)
-    assert root_errors(sigma, 0, 0.0).item() == pytest.approx(expected)
-    assert root_errors(sigma, 15, 0.0).item() == pytest.approx(0, abs=1e-12)
-
-
 # ---- Norms in a model ------------------------------------------------------------------------
 
 
@@ -109,14 +97,16 @@ def test_zca_makes_any_features_white_and_the_affine_does_not_count():
     norm = GroupWhitening(8, num_groups=4, method="zca", eps=1e-12).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    (found,) = watched(nn.Sequential(norm), features(SPECTRUM, (8, 6, 5)))
-    assert found.before["condition"] == pytest.approx(8)
-    assert found.after == pytest.approx(
-        {"condition": 1, "effective_rank": 4, "first_share": 0.25, "variance": 1, "distance": 0}
-    )
-    assert math.isnan(found.root_error)
-    assert (found.kind, found.channels, found.groups, found.values) == ("GW", 8, 4, 60)
-    assert (found.samples, found.left_out) == (1, 0)
+    row = measured(nn.Sequential(norm), features(SPECTRUM, (8, 6, 5)))
+    assert math.isnan(row.pop("root error"))
+    before = statistics_of(SPECTRUM)
+    after = dict(zip(STATISTICS, [1, 4, 0.25, 1, 0], strict=True))
+    assert row == {
+        "layer": "0", "norm": "GW", "channels": 8, "groups": 4, "values a group": 60,
+        "samples": 1, "left out": 0,
+        **{f"{name} before": pytest.approx(before[name]) for name in STATISTICS},
+        **{f"{name} after": pytest.approx(after[name]) for name in STATISTICS},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 5])
@@ -129,116 +119,59 @@ def test_newtons_iterations_leave_what_the_recursion_on_each_share_says(iteratio
         variances.append(p**2 * share)
         errors.append((p - share**-0.5) ** 2)
     norm = GroupWhitening(8, num_groups=4, iterations=iterations, eps=0.0).double()
-    (found,) = watched(norm, features(SPECTRUM, (8, 6, 5)))
-    assert found.after["condition"] == pytest.approx(max(variances) / min(variances))
-    assert found.after["variance"] == pytest.approx(sum(variances) / 4)
+    row = measured(norm, x := features(SPECTRUM, (8, 6, 5)))
+    assert row["condition after"] == pytest.approx(max(variances) / min(variances))
+    assert row["variance after"] == pytest.approx(sum(variances) / 4)
     exact = sum(15 / l for l in SPECTRUM)  # noqa: E741
-    assert found.root_error == pytest.approx(math.sqrt(sum(errors) / exact))
-
-
-def test_the_root_error_is_that_of_the_layers_own_groups():
-    x = features(SPECTRUM, (8, 6, 5))
-    (own,) = watched(norm := GroupWhitening(8, num_groups=4).double(), x)
-    (coarser,) = watched(norm, x, num_groups=2)
-    assert coarser.groups == 2
-    assert coarser.root_error == pytest.approx(own.root_error)
+    assert row["root error"] == pytest.approx(math.sqrt(sum(errors) / exact))
+    coarser = measured(norm, x, num_groups=2)  # by the layer's own groups still
+    assert (coarser["groups"], coarser["root error"]) == (2, pytest.approx(row["root error"]))
 
 
 def test_gn_gives_unit_variance_and_leaves_the_correlations():
     x = features(SPECTRUM, (8, 6, 5))
-    (found,) = watched(nn.GroupNorm(4, 8, eps=0.0).double(), x)
+    row = measured(nn.GroupNorm(4, 8, eps=0.0).double(), x)
     correlations = np.linalg.eigvalsh(np.corrcoef(x.reshape(4, -1).numpy()))
-    assert found.after["variance"] == pytest.approx(1)
-    assert found.after["condition"] == pytest.approx(correlations[-1] / correlations[0])
+    assert row["variance after"] == pytest.approx(1)
+    assert row["condition after"] == pytest.approx(correlations[-1] / correlations[0])
     distance = np.sqrt(((correlations - 1) ** 2).mean())
-    assert found.after["distance"] == pytest.approx(distance)
+    assert row["distance after"] == pytest.approx(distance)
 
 
 def test_frozen_bn_scales_by_its_statistics():
     norm = FrozenBatchNorm2d(4, eps=0.0).double()
     norm.running_var.fill_(4)
     norm.weight.fill_(100)
-    (found,) = watched(norm, features(SPECTRUM, (4, 6, 5)))
-    assert found.after["variance"] == pytest.approx(found.before["variance"] / 4)
-    assert found.after["condition"] == pytest.approx(8)
+    row = measured(norm, features(SPECTRUM, (4, 6, 5)))
+    assert row["variance after"] == pytest.approx(row["variance before"] / 4)
+    assert row["condition after"] == pytest.approx(8)
 
 
 def test_averages_of_images_one_by_one_are_those_of_the_batch():
     norm = GroupWhitening(8, num_groups=4).double()
     images = [features([4.0**i, 2.0, 1.0, 0.5], (8, 6, 5), seed=i) for i in range(1, 4)]
-    (streamed,), (whole,) = watched(norm, *images), watched(norm, torch.cat(images))
-    assert streamed.before == pytest.approx(whole.before)
-    assert streamed.after == pytest.approx(whole.after)
-    assert streamed.root_error == pytest.approx(whole.root_error)
-    assert streamed.before["condition"] == pytest.approx(math.prod((8, 32, 128)) ** (1 / 3))
-    assert streamed.before["variance"] == pytest.approx((7.5 + 19.5 + 67.5) / 12)
-    assert streamed.samples == whole.samples == 3
-
-
-def test_a_shared_norm_has_samples_of_every_call_and_of_every_size():
-    norm = nn.GroupNorm(4, 8)
-    (found,) = watched(norm, torch.randn(1, 8, 6, 5), torch.randn(1, 8, 2, 2))
-    assert (found.samples, found.values) == (2, (60 + 8) / 2)
+    streamed = measured(norm, *images)
+    assert streamed == pytest.approx(measured(norm, torch.cat(images)))
+    assert streamed["condition before"] == pytest.approx(math.prod((8, 32, 128)) ** (1 / 3))
+    assert streamed["variance before"] == pytest.approx((7.5 + 19.5 + 67.5) / 12)
+    assert streamed["samples"] == 3
 
 
 def test_of_many_regions_some_are_measured_evenly_spread():
     x = torch.cat([features([2.0 ** (i // 3), 1.0], (2, 4, 4)) for i in range(90)])
-    (found,) = watched(nn.GroupNorm(2, 2), x.float(), num_groups=2)
-    assert found.samples == 30
-    assert found.before["condition"] == pytest.approx(2**14.5, rel=1e-4)
+    row = measured(nn.GroupNorm(2, 2), x.float(), num_groups=2)
+    assert row["samples"] == 30
+    assert row["condition before"] == pytest.approx(2**14.5, rel=1e-4)
 
 
 def test_constant_regions_are_left_out_and_no_regions_are_nothing():
     norm = GroupWhitening(8, num_groups=4)
     x = features(SPECTRUM, (8, 6, 5), dtype=torch.float32)
-    (found,) = watched(norm, torch.cat([x, torch.ones_like(x)]))
-    assert (found.samples, found.left_out) == (1, 1)
-    assert found.before["condition"] == pytest.approx(8, rel=1e-4)
-    (found,) = watched(norm, torch.ones_like(x))
-    assert found.samples == 0 and math.isnan(found.before["condition"])
-    assert watched(norm, x[:0]) == []
-
-
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.GroupNorm(4, 8), GroupWhitening(8, 4)])
-def test_training_is_the_same_to_the_bit_while_it_is_watched(norm):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(inplace=True), nn.Dropout(0.5))
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    x = torch.randn(2, 3, 9, 9)
-
-    def step():
-        model.load_state_dict(state)
-        model.zero_grad()
-        torch.manual_seed(0)
-        output = model(x)
-        output.square().sum().backward()
-        gradients = [parameter.grad.clone() for parameter in model.parameters()]
-        return [output, *gradients, *(value.clone() for value in model.state_dict().values())]
-
-    without = step()
-    with NormWatcher(model, 4):
-        watched = step()
-    assert all(map(torch.equal, without, watched))
-    assert not norm._forward_hooks
-
-
-def test_norms_are_told_in_the_order_in_which_they_run():
-    class Backwards(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.last, self.first = nn.GroupNorm(2, 4), nn.Sequential()
-            self.first.norm = nn.BatchNorm2d(4)
-            self.never = nn.BatchNorm2d(4)
-
-        def forward(self, x):
-            return self.last(self.first(x))
-
-    found = watched(Backwards(), torch.randn(2, 4, 3, 3))
-    assert [(norm.name, norm.kind) for norm in found] == [("first", "BN"), ("last", "GN")]
-
-
-def test_a_model_without_norms_cannot_be_diagnosed():
-    with pytest.raises(UsageError, match="no norm"):
-        find_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm(8)))
+    row = measured(norm, torch.cat([x, torch.ones_like(x)]), x[:0])
+    assert (row["samples"], row["left out"]) == (1, 1)
+    assert row["condition before"] == pytest.approx(8, rel=1e-4)
+    row = measured(norm, torch.ones_like(x))
+    assert row["samples"] == 0 and math.isnan(row["condition before"])
 
 
 def gw(*sizes):
@@ -261,5 +194,5 @@ def test_models_are_compared_by_the_groups_of_their_gw(models, groups):
 
 @pytest.mark.parametrize("channels, groups", [(64, 16), (8, 8), (24, 12), (17, 1)])
 def test_groups_are_no_more_than_the_channels_and_divide_them(channels, groups):
-    (found,) = watched(nn.BatchNorm2d(channels), torch.randn(2, channels, 9, 9), num_groups=16)
-    assert found.groups == groups
+    row = measured(nn.BatchNorm2d(channels), torch.randn(2, channels, 9, 9), num_groups=16)
+    assert row["groups"] == groups

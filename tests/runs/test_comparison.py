@@ -1,19 +1,15 @@
-"""The order of things around the training runs, which write their results at once here."""
+"""The order of things around the training runs, for which a script writes results at once here."""
 
-import io
-import json
-import subprocess
+import shutil
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("detectron2")
 
+import compare_norms
 from gw_detectron.errors import UsageError
-from gw_detectron.runs import comparison as module
-from gw_detectron.runs import training
-from gw_detectron.runs.comparison import prepare
-from gw_detectron.runs.progress import Progress
+from gw_detectron.runs import comparison
 
 from ..locks import lock_held
 from .synthetic import everywhere, train_record, write_run
@@ -21,155 +17,132 @@ from .synthetic import everywhere, train_record, write_run
 CONFIG = str(Path(__file__).parents[2] / "configs" / "quickstart" / "faster_rcnn_R_18_FPN_gn.yaml")
 ON_SHAPES = ("DATASETS.TRAIN", "('gw_shapes_train',)", "DATASETS.TEST", "('gw_shapes_val',)")
 
+# What "norm seed" has in the folder beside it: a run to be copied, or a text to fail with
+TRAIN_NET = """
+import pathlib, shutil, sys
+arguments = dict(zip(sys.argv, sys.argv[1:]))
+run = f"{arguments['MODEL.FPN.NORM']} {arguments['SEED']}"
+here = pathlib.Path(__file__).parent
+with open(here / "started", "a") as file:
+    print(run, file=file)
+outcome = here / run
+if outcome.is_file():
+    sys.exit(outcome.read_text())
+shutil.copytree(outcome, arguments["OUTPUT_DIR"], dirs_exist_ok=True)
+"""
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(module, "_build", lambda cfg: None)
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LOOKS", 0.01)
 
+class Training:
+    """Stands for tools/train_net.py."""
 
-@pytest.fixture
-def comparison(tmp_path):
-    def make(*norms, num_seeds=1, opts=ON_SHAPES, **more):
-        output = str(tmp_path / "output")
-        return prepare(CONFIG, norms, num_seeds, output, opts=opts, **more)
+    def __init__(self, folder):
+        self.folder, self.script = folder, folder / "train_net.py"
+        folder.mkdir()
+        self.script.write_text(TRAIN_NET)
 
-    return make
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """
-    Replaces training by what `outcomes` says for (norm, seed): an AP, the text on the console of a
-    run that fails, or a list of records. Returns outcomes, and the runs in the order of starting.
-    """
-    outcomes, started = {}, []
-
-    def start(arguments, console):
-        norm = arguments[arguments.index("MODEL.FPN.NORM") + 1]
-        seed = int(arguments[arguments.index("SEED") + 1])
-        folder = Path(arguments[-1])
-        started.append((norm, seed))
-        outcome = outcomes.get((norm, seed), 40.0)
-        if isinstance(outcome, str):
-            Path(console).write_text(outcome)
-            return subprocess.Popen(["false"], start_new_session=True)
-        assert not any(folder.iterdir())
-        folder.rmdir()
-        how = {"records": outcome} if isinstance(outcome, list) else {"ap": outcome}
-        write_run(folder, SEED=seed, **everywhere(norm), **how)
+    def set(self, norm, seed=1, text="", **how):
+        """What it makes: a run as write_run writes it, or nothing but a text."""
+        outcome = self.folder / f"{norm} {seed}"
+        shutil.rmtree(outcome) if outcome.is_dir() else outcome.unlink(missing_ok=True)
+        if text:
+            return outcome.write_text(text)
+        write_run(outcome, SEED=seed, **everywhere(norm), **how)
         for name in ("model_0000099.pth", "model_final.pth"):
-            (folder / name).touch()
-        return subprocess.Popen(["true"], start_new_session=True)
+            (outcome / name).touch()
 
-    monkeypatch.setattr(training, "start", start)
-    return outcomes, started
-
-
-def test_all_norms_of_a_seed_come_before_the_next_seed(comparison, trained):
-    outcomes, started = trained
-    outcomes |= {("BN", 1): 40.0, ("BN", 2): 42.0, ("GN", 1): 43.0, ("GN", 2): 45.0}
-    table = comparison("BN", "GN", num_seeds=2).run()
-    assert started == [("BN", 1), ("GN", 1), ("BN", 2), ("GN", 2)]
-    assert [(line.norm, line.values["bbox/AP"].mean) for line in table.lines] == [
-        ("BN", 41.0),
-        ("GN", 44.0),
-    ]
-    assert table.problems == []
+    @property
+    def started(self):
+        return (self.folder / "started").read_text().splitlines()
 
 
-def test_it_leaves_the_table_the_plot_and_the_last_checkpoints(comparison, trained, tmp_path):
-    comparison("BN", "GW(num_groups=16)").run()
+@pytest.fixture
+def training(tmp_path):
+    training = Training(tmp_path / "training")
+    for norm in ("BN", "GN"):
+        for seed in (1, 2):
+            training.set(norm, seed)
+    return training
+
+
+@pytest.fixture
+def compare(tmp_path, training, monkeypatch):
+    monkeypatch.setattr(comparison, "_SECONDS_BETWEEN_LOOKS", 0.05)
+
+    def run(*norms, options=(), opts=ON_SHAPES):
+        command = ["--config-file", CONFIG, "--output", str(tmp_path / "output")]
+        command += ["--norms", *norms, "--seeds", "1", *options, *opts]
+        args = compare_norms.argument_parser().parse_args(command)
+        return comparison.compare(args, str(training.script))
+
+    return run
+
+
+def test_all_norms_of_a_seed_come_before_the_next_seed(compare, training, tmp_path, capfd):
+    for norm, seed, ap in (("BN", 1, 40.0), ("BN", 2, 42.0), ("GN", 1, 43.0), ("GN", 2, 45.0)):
+        training.set(norm, seed, ap=ap)
+    table = compare("BN", "GN", options=["--seeds", "2"])
+    assert training.started == ["BN 1", "GN 1", "BN 2", "GN 2"]
+    means = [(line.norm, line.aps["bbox/AP"].mean()) for line in table.lines]
+    assert means == [("BN", 41.0), ("GN", 44.0)] and table.problems == []
+
     output = tmp_path / "output"
     text = (output / "comparison.md").read_text()
-    assert "| GW(num_groups=16) |" in text and "(comparison.png)" in text
+    assert "+3.00 |" in text and "(comparison.png)" in text
+    assert "- GN: `MODEL.RESNETS.NORM GN MODEL.FPN.NORM GN`" in text
     assert (output / "comparison.png").stat().st_size > 10_000
     assert {p.name for p in output.glob("*/*/*.pth")} == {"model_final.pth"}
-    assert len(list(output.glob("GW-num_groups=16/seed1/model_final.pth"))) == 1
+    begun, done = capfd.readouterr().out.splitlines()[:2]
+    assert begun == f"run 1 of 4: BN, seed 1: started, in {output / 'BN' / 'seed1'}"
+    assert done.startswith("run 1 of 4: BN, seed 1: box AP 40.0, after ")
 
 
-def test_checkpoints_are_kept_on_request(comparison, trained, tmp_path):
-    comparison("BN", keep_checkpoints=True).run()
-    assert len(list((tmp_path / "output").glob("BN/seed1/*.pth"))) == 2
-
-
-def test_finished_runs_are_not_repeated_and_norms_and_seeds_can_be_added(comparison, trained):
-    _, started = trained
-    comparison("BN").run()
-    table = comparison("GN", num_seeds=2).run()
-    assert started == [("BN", 1), ("GN", 1), ("GN", 2)]
-    assert [(line.norm, len(line.runs)) for line in table.lines] == [("BN", 1), ("GN", 2)]
-    comparison("BN", "GN", num_seeds=2).run()
-    assert started[3:] == [("BN", 2)]
-
-
-def test_a_failing_run_is_named_and_the_rest_goes_on_and_next_time_it_is_tried_again(
-    comparison, trained, tmp_path
+def test_finished_runs_are_not_repeated_and_norms_and_seeds_can_be_added(
+    compare, training, tmp_path, capfd
 ):
-    outcomes, started = trained
-    outcomes["BN", 1] = "Traceback ...\nerror: no weights\n\n"
-    table = comparison("BN", "GN").run()
+    compare("BN")
+    table = compare("GN", options=["--seeds", "2", "--keep-checkpoints"])
+    assert training.started == ["BN 1", "GN 1", "GN 2"]
+    checkpoints = (tmp_path / "output").glob("*/seed1/model_0*.pth")
+    assert [path.parent.parent.name for path in checkpoints] == ["GN"]
+    assert [(line.norm, len(line.runs)) for line in table.lines] == [("BN", 1), ("GN", 2)]
+    compare("BN", "GN", options=["--seeds", "2"])
+    assert training.started[3:] == ["BN 2"]
+    assert "run 2 of 4: GN, seed 1: is there, box AP 40.0\n" in capfd.readouterr().out
+
+
+def test_a_failing_run_is_named_and_the_rest_is_run_and_next_time_it_is_tried_again(
+    compare, training, tmp_path
+):
+    training.set("BN", text="Traceback ...\nerror: no weights\n\n")
+    table = compare("BN", "GN")
     assert [line.norm for line in table.lines] == ["GN"]
     folder = str(tmp_path / "output" / "BN" / "seed1")
     assert table.problems == [(folder, "failed: error: no weights")]
-    assert (
-        f"- {folder}: failed: error: no weights"
-        in Path(tmp_path / "output" / "comparison.md").read_text()
-    )
-    (tmp_path / "output" / "BN" / "seed1" / "console.txt").unlink()
-    outcomes["BN", 1] = 41.0
-    assert comparison("BN", "GN").run().problems == []
-    assert started == [("BN", 1), ("GN", 1), ("BN", 1)]
+    text = (tmp_path / "output" / "comparison.md").read_text()
+    assert f"- {folder}: failed: error: no weights" in text
+    training.set("BN")
+    assert compare("BN", "GN").problems == []
+    assert training.started == ["BN 1", "GN 1", "BN 1"]
 
 
-def test_a_diverged_run_is_named_and_not_tried_again(comparison, trained):
-    outcomes, started = trained
-    outcomes["BN", 1] = [train_record(59, float("nan"))]
+def test_a_diverged_run_is_named_and_not_tried_again(compare, training):
+    training.set("BN", records=[train_record(59, float("nan"))])
     for _ in range(2):
-        ((_, problem),) = comparison("BN", "GN").run().problems
+        ((_, problem),) = compare("BN", "GN").problems
         assert problem == "diverged: loss nan at iteration 59"
-    assert started == [("BN", 1), ("GN", 1)]
+    assert training.started == ["BN 1", "GN 1"]
 
 
-def test_it_tells_what_it_does(comparison, trained, tmp_path):
-    comparison("BN").run()
-    comparison("BN", "GN").run(Progress(2, out := io.StringIO()))
-    there, begun, done = out.getvalue().splitlines()
-    assert there == "run 1 of 2: BN, seed 1: is there, box AP 40.0"
-    assert begun == f"run 2 of 2: GN, seed 1: started, in {tmp_path / 'output' / 'GN' / 'seed1'}"
-    assert done.startswith("run 2 of 2: GN, seed 1: box AP 40.0, after ")
-
-
-def test_an_interruption_stops_the_run_in_progress(comparison, monkeypatch):
-    processes = []
-
-    def start(arguments, console):
-        processes.append(subprocess.Popen(["sleep", "600"], start_new_session=True))
-        return processes[-1]
-
-    class Interrupted(Progress):
-        def show(self, text):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "start", start)
-    with pytest.raises(KeyboardInterrupt):
-        comparison("BN", "GN").run(Interrupted(2))
-    assert [process.poll() for process in processes] == [-15]
-
-
-def test_every_run_gets_its_seed_its_folder_and_the_same_rest(comparison, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    made = comparison("BN", "GN", num_seeds=2, num_gpus=4)
-    bn, gn = made.entries
-    arguments = made.arguments_of(gn, 2)
-    assert arguments[:5] == ["--config-file", CONFIG, "--resume", "--num-gpus", "4"]
-    assert arguments[-4:] == ["SEED", "2", "OUTPUT_DIR", str(tmp_path / "output/GN/seed2")]
-    others = made.arguments_of(bn, 2)
-    assert [b for b in others if b not in arguments] == [
-        "BN",
-        "BN",
-        str(tmp_path / "output/BN/seed2"),
+def test_every_run_gets_its_seed_its_folder_and_the_same_rest(compare, training, tmp_path):
+    training.script.write_text("import sys\nsys.exit(' '.join(sys.argv[1:]))")
+    options = ["--trust-config", "--num-gpus", "2", "--seeds", "2"]
+    table = compare("GN", options=options, opts=[*ON_SHAPES, "MODEL.DEVICE", "cpu"])
+    common = f"failed: --config-file {CONFIG} --resume --num-gpus 2 --dist-url auto --trust-config "
+    common += f"{' '.join(ON_SHAPES)} MODEL.DEVICE cpu MODEL.RESNETS.NORM GN MODEL.FPN.NORM GN "
+    folders = [f"{tmp_path}/output/GN/seed{seed}" for seed in (1, 2)]
+    assert table.problems == [
+        (folder, f"{common}SEED {seed} OUTPUT_DIR {folder}")
+        for seed, folder in enumerate(folders, 1)
     ]
 
 
@@ -177,65 +150,45 @@ def test_every_run_gets_its_seed_its_folder_and_the_same_rest(comparison, tmp_pa
     "norms, more, fragments",
     [
         (["GM"], {}, ["GM", "GN"]),
+        (["GW(num_groups=48)"], {}, ["48"]),
+        (["a: MODEL.FPN.NORM 'GW(num_groups=48)'"], {}, ['"a"', "48"]),
         (["a: MODEL.RESNETS.NORMS GN"], {}, ['"a"', "MODEL.RESNETS.NORMS"]),
         (["a: SEED 3"], {}, ["SEED", "--seeds"]),
-        (["a: SOLVER.MAX_ITER many"], {}, ["SOLVER.MAX_ITER", "many"]),
         (["a: SOLVER.MAX_ITER 0"], {}, ['"a"', "SOLVER.MAX_ITER 0"]),
         (["a: DATASETS.TEST \"('nowhere',)\""], {}, ['"a"', "nowhere"]),
         (["a: MODEL.WEIGHTS gw://R-18-GW.pth"], {}, ['"a"', "R-18-GW.pth"]),
         (["GN"], {"opts": (*ON_SHAPES, "OUTPUT_DIR", "x")}, ["OUTPUT_DIR", "--output"]),
         (["GN"], {"opts": (*ON_SHAPES[:2], "DATASETS.TEST", "()")}, ["DATASETS.TEST"]),
-        (["GN"], {"num_seeds": 0}, ["--seeds 0"]),
-        (["GN"], {"num_gpus": -1}, ["--num-gpus -1"]),
-        (["GN"], {"num_gpus": 2}, ["2 processes", "MODEL.DEVICE cpu"]),
+        (["GN"], {"options": ["--seeds", "0"]}, ["--seeds 0"]),
+        (["GN"], {"options": ["--num-gpus", "2"]}, ["2 processes", "MODEL.DEVICE cpu"]),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_runs(comparison, tmp_path, norms, more, fragments):
+def test_a_mistake_is_one_line_before_anything_runs(compare, tmp_path, norms, more, fragments):
     with pytest.raises(UsageError) as error:
-        comparison(*norms, **more)
+        compare(*norms, **more)
     message = str(error.value)
     assert all(fragment in message for fragment in fragments) and "\n" not in message
     assert not (tmp_path / "output").exists()
 
 
-def test_a_model_that_cannot_be_built_is_found_before_anything_runs(comparison, monkeypatch):
-    monkeypatch.undo()
-    with pytest.raises(UsageError, match="48"):
-        comparison("GN", "GW(num_groups=48)")
-    with pytest.raises(UsageError, match='"odd".*S4'):
-        comparison(
-            "odd: MODEL.BACKBONE.NAME build_gw_resnet_fpn_backbone MODEL.GW.POSITIONS S4"
-            " MODEL.RESNETS.NORM GN"
-        )
+def test_an_output_directory_takes_nothing_else(compare):
+    compare("BN: MODEL.FPN.NORM GN")
+    compare("GN", opts=(*ON_SHAPES, "MODEL.DEVICE", "cpu"))  # does not mind where it runs
+    with pytest.raises(UsageError, match="another BN, MODEL.FPN.NORM GN"):
+        compare("BN")
+    with pytest.raises(UsageError, match="SOLVER.MAX_ITER 200, not SOLVER.MAX_ITER 90"):
+        compare("GN", opts=(*ON_SHAPES, "SOLVER.MAX_ITER", "90"))
 
 
-class TestAnOutputDirectory:
-    def test_takes_no_other_config(self, comparison, trained):
-        comparison("BN").run()
-        with pytest.raises(UsageError, match="SOLVER.MAX_ITER 200, not SOLVER.MAX_ITER 90"):
-            comparison("GN", opts=(*ON_SHAPES, "SOLVER.MAX_ITER", "90"))
+@pytest.mark.parametrize("text", ["", '{"config": {}, "x": 1}', "[]"])
+def test_an_output_directory_with_anything_else_in_it_is_left_alone(compare, tmp_path, text):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "comparison.json").write_text(text)
+    with pytest.raises(UsageError, match=r"not empty, and .* can't be read"):
+        compare("BN")
 
-    def test_does_not_mind_where_it_runs(self, comparison, trained):
-        comparison("BN").run()
-        comparison("BN", opts=(*ON_SHAPES, "MODEL.DEVICE", "cpu"))
 
-    def test_takes_no_other_entry_of_a_name(self, comparison, trained):
-        comparison("a: MODEL.FPN.NORM GN").run()
-        with pytest.raises(UsageError, match="another a, MODEL.FPN.NORM GN"):
-            comparison("a: MODEL.FPN.NORM BN")
-
-    def test_with_anything_else_in_it_is_left_alone(self, comparison, tmp_path):
-        write_run(tmp_path / "output")
-        with pytest.raises(UsageError, match="not empty"):
-            comparison("BN")
-
-    def test_with_a_state_that_is_unreadable_is_left_alone(self, comparison, trained, tmp_path):
-        comparison("BN").run()
-        (tmp_path / "output" / "comparison.json").write_text(json.dumps({"config": {}, "x": 1}))
-        with pytest.raises(UsageError, match="can't be read"):
-            comparison("BN")
-
-    def test_is_for_one_process_at_a_time(self, comparison, trained, tmp_path):
-        comparison("BN").run()
-        with lock_held(tmp_path / "output"), pytest.raises(UsageError, match="--output .* in use"):
-            comparison("BN").run()
+def test_an_output_directory_is_for_one_process_at_a_time(compare, tmp_path):
+    (tmp_path / "output").mkdir()
+    with lock_held(tmp_path / "output"), pytest.raises(UsageError, match="--output .* in use"):
+        compare("BN")

@@ -1,53 +1,12 @@
 import pytest
-import yaml
 
 pytest.importorskip("detectron2")
 
-from gw_detectron.config import flatten
-from gw_detectron.runs.experiment import canonical_norm, config_label, norm_label
+from gw_detectron.config import flatten, load_config
+from gw_detectron.model_zoo import get_config_file
+from gw_detectron.runs.experiment import config_label, paper_figures
 
-from .synthetic import config, everywhere
-
-
-def flat(**overrides):
-    return flatten(yaml.safe_load(config(**overrides).dump()))
-
-
-PLACED = {"MODEL__BACKBONE__NAME": "build_gw_resnet_fpn_backbone", "MODEL__RESNETS__NORM": "GW"}
-
-
-@pytest.mark.parametrize(
-    "overrides, label",
-    [
-        (everywhere("GN"), "GN"),
-        (everywhere("GW( iterations = 5,num_groups=16)"), "GW(num_groups=16)"),
-        ({"MODEL__RESNETS__NORM": "GN"}, "GN, FPN none"),
-        ({"MODEL__RESNETS__NORM": "FrozenBN"}, "FrozenBN"),
-        (everywhere("FrozenBN"), "FrozenBN, FPN FrozenBN"),
-        (PLACED, "GW at S1-B2 over FrozenBN, FPN none"),
-        ({**PLACED, "MODEL__FPN__NORM": "GW"}, "GW at S1-B2 over FrozenBN"),
-        (
-            {**PLACED, "MODEL__FPN__NORM": "GN", "MODEL__GW__BASE_NORM": "GN"},
-            "GW at S1-B2 over GN, FPN GN",
-        ),
-        # a head's norm counts where the head has one
-        ({**everywhere("GN"), "MODEL__ROI_BOX_HEAD__NORM": "GW"}, "GN"),
-        (
-            {**everywhere("GN"), "MODEL__ROI_BOX_HEAD__NUM_CONV": 4},
-            "GN, box head none",
-        ),
-        ({**everywhere("GN"), "MODEL__MASK_ON": True}, "GN, mask head none"),
-    ],
-)
-def test_a_norms_label_says_where_it_is_and_what_is_elsewhere(overrides, label):
-    assert norm_label(flat(**overrides)) == label
-
-
-def test_a_norm_has_one_spelling():
-    assert canonical_norm("GW(num_groups=64, eps=1e-5)") == canonical_norm(" GW ") == "GW"
-    assert canonical_norm("GW(rescale=TRUE)") == "GW(rescale=true)"
-    assert canonical_norm("GW(from_another_version=1)") == "GW(from_another_version=1)"
-    assert canonical_norm(None) == ""
+from .synthetic import config
 
 
 @pytest.mark.parametrize(
@@ -84,4 +43,61 @@ def test_a_norm_has_one_spelling():
     ],
 )
 def test_a_configs_label_says_what_the_detector_is(overrides, label):
-    assert config_label(flat(**overrides)) == label
+    assert config_label(flatten(config(**overrides))) == label
+
+
+FASTER = "COCO-Detection/faster_rcnn_R_50_FPN"
+MASK = "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_4conv1fc_1x"
+
+
+def zoo(name, *overrides):
+    return flatten(load_config(get_config_file(f"{name}.yaml"), overrides))
+
+
+@pytest.mark.parametrize(
+    "name, figures",
+    [
+        (f"{FASTER}_2fc_1x_frozenbn", {"bbox/AP": 36.31}),
+        (f"{FASTER}_2fc_1x_gn", {"bbox/AP": 36.32}),
+        (f"{FASTER}_2fc_1x_gw", {"bbox/AP": 38.13}),
+        (f"{FASTER}_4conv1fc_1x_frozenbn", {"bbox/AP": 36.39}),
+        (f"{FASTER}_4conv1fc_1x_gn", {"bbox/AP": 37.86}),
+        (f"{FASTER}_4conv1fc_1x_gw", {"bbox/AP": 39.60}),
+        (f"{MASK}_frozenbn", {"bbox/AP": 42.24, "segm/AP": 37.53}),
+        (f"{MASK}_gn", {"bbox/AP": 42.18, "segm/AP": 37.54}),
+        (f"{MASK}_gw", {"bbox/AP": 44.41, "segm/AP": 39.17}),
+        # beyond the paper
+        (f"{FASTER}_4conv1fc_1x_gw_all", {}),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_gw", {}),
+        ("COCO-Detection/retinanet_R_50_FPN_1x_gw", {}),
+        ("quickstart/faster_rcnn_R_18_FPN_gw", {}),
+    ],
+)
+def test_the_papers_rows_are_known_by_their_configs(name, figures):
+    assert paper_figures(zoo(name), "coco_2017_val") == figures
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("SOLVER.MAX_ITER", "180000"),
+        ("SOLVER.IMS_PER_BATCH", "8"),
+        ("MODEL.RESNETS.NORM", "GW(num_groups=16)"),
+        ("MODEL.GW.POSITIONS", "S1"),
+        ("MODEL.RESNETS.DEPTH", "101"),
+        ("MODEL.WEIGHTS", ""),
+        ("DATASETS.TRAIN", "('own_train',)"),
+    ],
+)
+def test_a_run_that_differs_is_none_of_them(overrides):
+    assert paper_figures(zoo(f"{FASTER}_2fc_1x_gw", *overrides), "coco_2017_val") == {}
+
+
+def test_what_cannot_make_a_difference_does_not():
+    config = zoo(
+        f"{FASTER}_2fc_1x_gw", "SEED", "7", "MODEL.ROI_BOX_HEAD.NORM", "GN",
+        "MODEL.RESNETS.NORM", "GW(num_groups=64, iterations=5)",
+        "DATASETS.TRAIN", "('coco_2014_train', 'coco_2014_valminusminival')",
+    )  # fmt: skip
+    assert paper_figures(config, "coco_2014_minival") == {"bbox/AP": 38.13}
+    assert paper_figures(config, "own_val") == {}

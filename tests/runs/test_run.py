@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("detectron2")
 
 from gw_detectron.errors import UsageError
-from gw_detectron.runs.run import find_runs, last_record, read_run, tell_apart
+from gw_detectron.runs.run import find_runs, read_run, tell_apart
 
 from .synthetic import eval_record, everywhere, train_record, write_run
 
@@ -35,65 +35,56 @@ def test_a_finished_run_gives_its_losses_and_aps(tmp_path):
 
 
 def test_several_datasets_are_told_apart_by_their_prefixes(tmp_path):
-    record = eval_record(200, 41.0, "a/b/") | eval_record(200, 12.0, "c/")
+    records = [train_record(199), eval_record(200, 41.0, "a/b/")]
     names = "('a/b', 'c')"
-    run = read_run(write_run(tmp_path / "run", [train_record(199), record], DATASETS__TEST=names))
+    run = read_run(write_run(tmp_path / "some", records, DATASETS__TEST=names))
+    assert not run.finished and "not evaluated" in run.problem
+    records += [eval_record(200, 12.0, "c/")]
+    run = read_run(write_run(tmp_path / "all", records, DATASETS__TEST=names))
     assert run.problem is None
     assert run.final("a/b")["bbox/AP"] == 41.0 and run.final("c")["bbox/AP"] == 12.0
 
 
-def test_a_run_evaluated_on_some_of_its_datasets_is_unfinished(tmp_path):
-    records = [train_record(199), eval_record(200, 41.0, "a/")]
-    run = read_run(write_run(tmp_path / "run", records, DATASETS__TEST="('a', 'c')"))
-    assert not run.finished and "not evaluated" in run.problem
+HALF = '{"iteration": 39, "total_lo'
 
 
-def test_half_a_last_line_is_left_out(tmp_path):
-    path = write_run(tmp_path / "run", [train_record(19, 2.0), '{"iteration": 39, "total_lo'])
-    run = read_run(path)
-    assert run.losses == {19: 2.0}
-    assert run.problem == "stopped at iteration 19 of 200"
-    assert last_record(path) == train_record(19, 2.0)
-
-
-def test_a_resumed_run_that_wrote_on_in_half_a_line_loses_nothing(tmp_path):
-    half = '{"iteration": 39, "total_lo' + '{"iteration": 39, "total_loss": 1.5}'
-    run = read_run(write_run(tmp_path / "run", [train_record(19, 2.0), half]))
-    assert run.losses == {19: 2.0, 39: 1.5}
-
-
-def test_of_iterations_that_a_resumed_run_repeats_the_last_ones_count(tmp_path):
-    records = [
-        train_record(19, 2.0), train_record(39, 9.0), eval_record(39, 9.0), train_record(59, 9.0),
+@pytest.mark.parametrize(
+    "records, losses, aps",
+    [
+        # a kill in the middle of a line, and a resumed run that wrote on in it
+        ([train_record(19, 2.0), HALF], {19: 2.0}, {}),
+        ([train_record(19, 2.0), HALF + '{"iteration": 39, "total_loss": 1}'], {19: 2, 39: 1}, {}),
         # resumed from a checkpoint at iteration 20
-        train_record(39, 1.5), eval_record(39, 20.0), train_record(199, 1.0),
-        eval_record(200, 40.0),
-    ]  # fmt: skip
+        (
+            [train_record(19, 2.0), train_record(39, 9.0), eval_record(39, 9.0), train_record(59),
+             train_record(39, 1.5), eval_record(39, 20.0), train_record(199), eval_record(200, 40)],
+            {19: 2.0, 39: 1.5, 199: 1.0},
+            {39: 20.0, 200: 40.0},
+        ),
+        # begun again
+        (
+            [train_record(19), train_record(199), eval_record(200, 40.0), train_record(19, 0.5)],
+            {19: 0.5},
+            {},
+        ),
+        # an evaluation is written after a later iteration's losses
+        (
+            [train_record(59), eval_record(49, 12.0), train_record(199), eval_record(200, 40.0)],
+            {59: 1.0, 199: 1.0},
+            {49: 12.0, 200: 40.0},
+        ),
+    ],
+)  # fmt: skip
+def test_what_counts_of_a_file_that_only_grows(tmp_path, records, losses, aps):
     run = read_run(write_run(tmp_path / "run", records))
-    assert run.losses == {19: 2.0, 39: 1.5, 199: 1.0}
-    assert {i: e["bbox/AP"] for i, e in run.evaluations["val"].items()} == {39: 20.0, 200: 40.0}
+    evaluations = run.evaluations.get("val", {})
+    assert run.losses == losses and {i: e["bbox/AP"] for i, e in evaluations.items()} == aps
+    last = max(losses)
+    assert run.problem == (None if 200 in aps else f"stopped at iteration {last} of 200")
 
 
-def test_a_run_begun_again_is_not_finished_by_its_earlier_life(tmp_path):
-    records = [train_record(19), train_record(199), eval_record(200, 40.0), train_record(19)]
-    run = read_run(write_run(tmp_path / "run", records))
-    assert not run.finished and run.evaluations == {}
-    assert run.problem == "stopped at iteration 19 of 200"
-
-
-def test_an_evaluation_written_after_a_later_iterations_losses_is_kept(tmp_path):
-    records = [train_record(59), eval_record(49, 12.0), train_record(199), eval_record(200, 40.0)]
-    run = read_run(write_run(tmp_path / "run", records))
-    assert set(run.evaluations["val"]) == {49, 200}
-
-
-def test_a_run_resumed_for_more_iterations_is_unfinished_until_then(tmp_path):
-    records = [train_record(199), eval_record(200, 40.0), train_record(219)]
-    run = read_run(write_run(tmp_path / "run", records, SOLVER__MAX_ITER=400))
-    assert not run.finished and run.problem == "stopped at iteration 219 of 400"
-
-
-TRACEBACK = """Starting training from iteration 0
+def log(error):
+    return f"""Starting training from iteration 0
 Exception during training:
 Traceback (most recent call last):
   File "train_loop.py", line 155, in train
@@ -101,43 +92,49 @@ Traceback (most recent call last):
 """
 
 
+BOXES = "Predicted boxes or scores contain Inf/NaN. Training has diverged."
+
+
 @pytest.mark.parametrize(
-    "error, diverged, problem",
+    "records, log, diverged, problem",
     [
         (
-            "FloatingPointError: Loss became infinite or NaN at iteration=60!\nloss_dict = {}",
+            [train_record(59)],
+            log("FloatingPointError: Loss became infinite or NaN at iteration=60!\nloss_dict = {}"),
             True,
             "diverged: loss nan at iteration 60",
         ),
         (
-            "FloatingPointError: Predicted boxes or scores contain Inf/NaN. Training has diverged.",
+            [train_record(39), train_record(59, math.nan), train_record(79, math.nan)],
+            None,
             True,
-            "diverged after iteration 59: Predicted boxes or scores contain Inf/NaN. "
-            "Training has diverged.",
+            "diverged: loss nan at iteration 59",
         ),
         (
-            "torch.OutOfMemoryError: CUDA out of memory.",
+            [train_record(59)],
+            log(f"FloatingPointError: {BOXES}"),
+            True,
+            f"diverged after iteration 59: {BOXES}",
+        ),
+        (
+            [train_record(59)],
+            log("torch.OutOfMemoryError: CUDA out of memory."),
             False,
             "stopped at iteration 59 of 200: OutOfMemoryError: CUDA out of memory.",
         ),
+        (
+            [train_record(59)],
+            log("RuntimeError: old") + "Starting training from iteration 40\n",
+            False,
+            "stopped at iteration 59 of 200",
+        ),
+        ([train_record(199)], None, False, "trained to the end, but not evaluated there"),
+        ([], None, False, "stopped before its first losses"),
     ],
 )
-def test_the_log_tells_why_a_run_ended(tmp_path, error, diverged, problem):
-    log = TRACEBACK.format(error=error)
-    run = read_run(write_run(tmp_path / "run", [train_record(59)], log=log))
+def test_why_a_run_ended_early_is_said(tmp_path, records, log, diverged, problem):
+    run = read_run(write_run(tmp_path / "run", records, log=log))
     assert (run.finished, run.diverged, run.problem) == (False, diverged, problem)
-
-
-def test_a_failure_before_the_last_start_is_not_why_it_ended(tmp_path):
-    log = TRACEBACK.format(error="RuntimeError: old") + "Starting training from iteration 40\n"
-    run = read_run(write_run(tmp_path / "run", [train_record(59)], log=log))
-    assert run.problem == "stopped at iteration 59 of 200"
-
-
-def test_a_loss_that_is_not_finite_is_a_divergence(tmp_path):
-    records = [train_record(39), train_record(59, math.nan), train_record(79, math.nan)]
-    run = read_run(write_run(tmp_path / "run", records))
-    assert run.diverged and run.problem == "diverged: loss nan at iteration 59"
 
 
 def test_a_run_that_detects_nothing_is_finished_without_a_result(tmp_path):
@@ -148,9 +145,6 @@ def test_a_run_that_detects_nothing_is_finished_without_a_result(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
     path = tmp_path / "run"
     write_run(path, [train_record(199)])
-    assert read_run(str(path)).problem == "trained to the end, but not evaluated there"
-    (path / "metrics.json").write_text("")
-    assert read_run(str(path)).problem == "stopped before its first losses"
     (path / "metrics.json").unlink()
     assert read_run(str(path)).problem == "no metrics.json"
     (path / "config.yaml").write_text("model: {_target_: x}\ntrain: {max_iter: 9}\n")
@@ -197,12 +191,8 @@ def test_runs_are_found_in_directories_each_once(tmp_path):
         write_run(tmp_path / name)
     (tmp_path / "a" / "inference").mkdir()
     found = [run.path for run in find_runs([str(tmp_path / "b" / "seed2"), str(tmp_path)])]
-    expected = ["b/seed2", "a", "b/seed1"]
-    assert found == [str(tmp_path / name) for name in expected]
-
-
-def test_a_directory_without_runs_is_named(tmp_path):
+    assert found == [str(tmp_path / name) for name in ("b/seed2", "a", "b/seed1")]
     with pytest.raises(UsageError, match="no directory .*nowhere"):
         find_runs([str(tmp_path / "nowhere")])
     with pytest.raises(UsageError, match="no run in"):
-        find_runs([str(tmp_path)])
+        find_runs([str(tmp_path / "a" / "inference")])

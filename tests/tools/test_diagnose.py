@@ -1,6 +1,4 @@
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -91,23 +89,17 @@ def test_runs_stand_side_by_side_in_table_csv_and_plots(runs, data, tmp_path, ca
     assert {row["samples"] for row in rows if "stem" in row["layer"]} == {"2"}
 
 
-def test_a_config_with_weights_is_measured_by_as_many_groups_as_asked(runs, data, tmp_path, capsys):
-    config, weights = runs["GN"] / "config.yaml", runs["GN"] / "model_final.pth"
-    arguments = ["--config-file", config, "--weights", weights, *data, "--num-groups", "1000"]
-    run(*arguments, "--images", "1", "--output", tmp_path)
-    assert "median of 29" in capsys.readouterr().out
-    assert all(row["groups"] == row["channels"] for row in read(tmp_path))
-
-
-def test_a_diverged_model_is_said_to_be_one(runs, data, tmp_path, capsys):
+def test_a_diverged_config_with_weights_is_measured_by_groups_as_asked(
+    runs, data, tmp_path, capsys
+):
     weights = torch.load(runs["GN"] / "model_final.pth")
     weights["model"]["backbone.bottom_up.res2.0.conv1.weight"].fill_(float("nan"))
     torch.save(weights, tmp_path / "nan.pth")
-    config = runs["GN"] / "config.yaml"
-    arguments = ["--config-file", config, "--weights", tmp_path / "nan.pth", *data]
-    run(*arguments, "--images", "1", "--output", tmp_path)
+    detector = ["--config-file", runs["GN"] / "config.yaml", "--weights", tmp_path / "nan.pth"]
+    run(*detector, *data, "--num-groups", "1000", "--images", "1", "--output", tmp_path)
     out = capsys.readouterr().out
     assert "not finite, and left out, in backbone.bottom_up.res2.0.conv1" in out
+    assert all(row["groups"] == row["channels"] for row in read(tmp_path))
     (tmp_path / "nan.pth").unlink()
 
 
@@ -140,16 +132,9 @@ def test_a_mistake_says_what_is_wrong(runs, data, tmp_path, monkeypatch, argumen
     assert "\n" not in str(error.value)
 
 
-def test_the_config_of_a_run_does_not_run_code(runs, data, tmp_path):
-    trap = f"SOLVER: !!python/object/apply:os.mkdir ['{tmp_path / 'trap'}']\n"
-    (tmp_path / "config.yaml").write_text(trap)
-    (tmp_path / "model_final.pth").symlink_to(runs["GN"] / "model_final.pth")
-    with pytest.raises(UsageError, match="config.yaml has a YAML tag"):
-        run(tmp_path, *data)
-    assert not (tmp_path / "trap").exists()
-
-
-def test_detectors_of_different_datasets_need_one_to_be_named(runs, data, tmp_path):
+def test_detectors_of_different_datasets_need_one_to_be_named(runs, data, tmp_path, capsys):
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.yaml").touch()
     name, *files = data[1:]
     register_datasets([(name, *files), (f"{name} 2", *files)])
     text = (runs["GN"] / "config.yaml").read_text()
@@ -162,19 +147,4 @@ def test_detectors_of_different_datasets_need_one_to_be_named(runs, data, tmp_pa
     run(tmp_path, *data, "--dataset", f"{name} 2", *files, "--on", name, "--images", "1",
         "--output", tmp_path)  # fmt: skip
     assert {row["run"] for row in read(tmp_path)} == {"GN (one)", "GN (other)"}
-
-
-def test_unfinished_runs_are_left_out(runs, data, tmp_path, capsys):
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "config.yaml").touch()
-    run(runs["GN"], tmp_path, *data, "--images", "1", "--output", tmp_path)
-    line = f"left out: {tmp_path / 'unfinished'} has no model_final.pth"
-    assert line in capsys.readouterr().out.splitlines()
-
-
-def test_the_script_prints_a_mistake_as_one_line_with_status_2(tmp_path):
-    command = [sys.executable, ROOT / "tools" / "diagnose.py", tmp_path / "nowhere"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("diagnose.py: error: ") and "nowhere" in line
+    assert f"left out: {tmp_path}/unfinished has no model_final.pth\n" in capsys.readouterr().out

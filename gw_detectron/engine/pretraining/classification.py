@@ -15,8 +15,8 @@ from ... import config
 from ...checkpoint import require_weights
 from ...errors import UsageError
 from ..check import check_config
-from ..detection import evaluate, train
 from ..output_dir import claimed
+from ..training import evaluate, train
 from . import data
 from .classifier import ImageClassifier
 from .config import add_pretraining_config, check_pretraining, with_schedule
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> OrderedDict:
         if args.eval_only:
             results, _ = evaluate(ClassifierTrainer, cfg, args.resume)
         else:
-            num_images = data.count_train_images(cfg)
+            num_images = len(data.images_in(cfg, cfg.DATASETS.TRAIN[0]))
             trainer = ClassifierTrainer(with_schedule(cfg, num_images))
             logger.info(_describe(trainer.cfg, num_images))
             results, model = train(trainer, args.resume)
