@@ -51,8 +51,11 @@ def save(format, cfg, path):
         FORMATS[format].save(adapter, outputs, str(path))
 
 
+# Saving and loading a torch.export program takes a minute; the Mask R-CNN below is one, too
 @pytest.mark.parametrize("kind", ["retinanet", "cascade", "c4"])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format", ["torchscript", "onnx", pytest.param("torch_export", marks=pytest.mark.slow)]
+)
 def test_it_detects_what_the_model_detects_in_images_of_any_size(kind, format, tmp_path):
     tiny.require(format)
     save(format, cfg := tiny.config(kind), tmp_path / "model")
