@@ -8,14 +8,17 @@ pytest.importorskip("detectron2")
 import compare_runs
 from gw_detectron.errors import UsageError
 
-from ..runs.synthetic import everywhere, train_record, write_run
+from ..runs.synthetic import eval_record, everywhere, train_record, write_run
 
 
 @pytest.fixture
 def runs(tmp_path):
-    write_run(tmp_path / "runs" / "bn", ap=40.0, **everywhere("BN"))
-    write_run(tmp_path / "runs" / "gw", ap=44.0, **everywhere("GW"))
-    write_run(tmp_path / "runs" / "late", [train_record(119)], **everywhere("GN"))
+    for seed, ap in ((1, 40.0), (2, 43.0)):
+        write_run(tmp_path / "runs" / f"bn{seed}", ap=ap, SEED=seed, **everywhere("BN"))
+    write_run(tmp_path / "runs" / "gw", ap=44.0, **everywhere("GW(num_groups=16, iterations=7)"))
+    # The AP of a run that was stopped does not count
+    late = [train_record(119), eval_record(119, 99.0)]
+    write_run(tmp_path / "runs" / "late", late, SEED=3, **everywhere("BN"))
     return str(tmp_path / "runs")
 
 
@@ -26,15 +29,18 @@ def run(*arguments):
 def test_it_prints_the_table_and_what_is_not_in_it_and_draws_the_plot(runs, tmp_path, capsys):
     run(runs, "--plot", str(tmp_path / "plot.png"))
     out = capsys.readouterr().out
-    assert "+4.00 |" in out and f"- {runs}/late: stopped at iteration 119 of 200" in out
+    assert "41.50 ± 2.12 |" in out and "+2.50 |" in out
+    assert f"- {runs}/late: stopped at iteration 119 of 200" in out
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
-def test_csv_alone_is_on_the_standard_output(runs, capsys):
+def test_csv_has_numbers_in_cells_of_their_own_and_nothing_else(runs, capsys):
     run(runs, "--csv")
     out, err = capsys.readouterr()
-    assert [row["norm"] for row in csv.DictReader(io.StringIO(out))] == ["BN", "GW"]
-    assert "late: stopped" in err
+    bn, gw = csv.DictReader(io.StringIO(out))
+    assert (float(bn["box AP"]), float(bn["box AP std"])) == (41.5, pytest.approx(4.5**0.5))
+    assert gw["norm"] == "GW(num_groups=16, iterations=7)" and gw["box AP std"] == ""
+    assert float(gw["gain"]) == 2.5 and "late: stopped" in err
 
 
 def test_nothing_to_draw_is_said_after_the_table(tmp_path, capsys):
