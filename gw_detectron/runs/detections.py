@@ -129,7 +129,7 @@ def load_ground_truth(name: str) -> GroundTruth:
     path = PathManager.get_local_path(json_file)
     with _silence():
         coco = COCO(path)
-    if "annotations" not in coco.dataset:
+    if not coco.anns:
         raise UsageError(f"the dataset {name} has no ground truth: no annotations in {path}")
     for annotation in coco.anns.values():
         # All that is counted here is objects of any size, for which neither makes a difference

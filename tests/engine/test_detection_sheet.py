@@ -68,15 +68,8 @@ class _Told(nn.Module):
         return [{"instances": found}]
 
 
-def _config(**overrides):
-    cfg = get_cfg()
-    cfg.INPUT.MIN_SIZE_TEST = 96
-    cfg.merge_from_list([part for pair in overrides.items() for part in pair])
-    return cfg
-
-
 def _sheet(folder, model, cfg=None):
-    save_detection_sheet(cfg or _config(), model, "sheet", str(folder / "x.png"))
+    save_detection_sheet(cfg or get_cfg(), model, "sheet", str(folder / "x.png"))
     return np.asarray(Image.open(folder / "x.png").convert("RGB")).astype(int)
 
 
@@ -125,8 +118,9 @@ def test_mode_of_the_model_is_restored(dataset, tmp_path, training):
 def test_model_gets_its_channel_order_and_the_sheet_shows_true_colors(dataset, tmp_path, order):
     del dataset[1:]
     Image.new("RGB", (WIDTH, HEIGHT), (200, 100, 0)).save(dataset[0]["file_name"])
-    model = _Told(0.1)
-    sheet = _sheet(tmp_path, model, _config(**{"INPUT.FORMAT": order}))
+    cfg, model = get_cfg(), _Told(0.1)
+    cfg.INPUT.FORMAT = order
+    sheet = _sheet(tmp_path, model, cfg)
     expected = [200, 100, 0] if order == "RGB" else [0, 100, 200]
     assert model.seen[0]["image"][:, 5, 5].tolist() == expected
     np.testing.assert_allclose(sheet[-30, -30], [200, 100, 0], atol=2)
@@ -141,23 +135,12 @@ def test_an_image_that_cannot_be_read_is_one_line(dataset, tmp_path):
 @pytest.mark.parametrize("with_masks", [False, True])
 def test_detectron2s_models_are_drawn(dataset, tmp_path, with_masks):
     del dataset[2:]
-    opts = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.MASK_ON": with_masks,
-        "MODEL.FPN.OUT_CHANNELS": 32,
-        "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
-        "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
-        "MODEL.ROI_HEADS.NUM_CLASSES": 1,
-        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-        "TEST.DETECTIONS_PER_IMAGE": 5,
-    }
     cfg = get_config("quickstart/mask_rcnn_R_18_FPN_gw.yaml")
-    cfg.merge_from_list([part for pair in opts.items() for part in pair])
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.MASK_ON", with_masks])
+    cfg.merge_from_list(["MODEL.ROI_HEADS.NUM_CLASSES", 2, "TEST.DETECTIONS_PER_IMAGE", 5])
     torch.manual_seed(0)
     model = build_model(cfg)
-    # so that some of what it finds, at random, has a score of one half
-    nn.init.constant_(model.roi_heads.box_predictor.cls_score.bias, 0)
-    model.roi_heads.box_predictor.cls_score.bias.data[0] = 5
+    model.roi_heads.box_predictor.cls_score.bias.data[0] = 5  # so that it finds some cat
     assert all(np.ptp(column) > 50 for column in _columns(_sheet(tmp_path, model, cfg), 4))
 
 

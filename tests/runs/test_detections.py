@@ -18,7 +18,6 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from pycocotools.cocoeval import COCOeval
 
-from gw_detectron.data import register_shapes
 from gw_detectron.errors import UsageError
 from gw_detectron.runs import detections
 from gw_detectron.runs.detections import (
@@ -57,16 +56,12 @@ def labels(*texts):
     return list(find_sources([str(text) for text in texts]))
 
 
-def test_runs_are_called_by_their_norms_and_files_by_their_names(tmp_path):
+def test_runs_are_called_by_their_norms_files_by_their_names_and_both_as_is_said(tmp_path):
     gn = write_tested_run(tmp_path / "a", [], **everywhere("GN"))
-    gw = write_tested_run(tmp_path / "b", [], **everywhere("GW(num_groups=16)"))
+    gw = write_tested_run(tmp_path / "GW-num_groups=16" / "b", [], **everywhere("GW"))
     file = write_json(tmp_path / "best.json", [])
-    assert labels(gn, gw, file) == ["GN", "GW(num_groups=16)", "best"]
-
-
-def test_a_label_can_be_given_also_where_the_path_has_its_sign(tmp_path):
-    run = write_tested_run(tmp_path / "GW-num_groups=16" / "seed1", [], **everywhere("GW"))
-    assert labels(run) == ["GW"] and labels(f"GW, 16 groups={run}") == ["GW, 16 groups"]
+    assert labels(gn, gw, file) == ["GN", "GW", "best"]
+    assert labels(f"ours={gw}", f"GW, 2={file}") == ["ours", "GW, 2"]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
@@ -157,19 +152,6 @@ def test_a_dataset_without_masks_areas_and_crowd_flags_is_taken(register, tmp_pa
     assert found.ap(image_ids=[TWO_DOGS]) == 0
 
 
-def test_a_dataset_without_any_object_is_taken(register, tmp_path):
-    truth = register(content() | {"annotations": []})
-    found = read(tmp_path, truth, [detection(ONE_CAT, CAT, MIDDLE)])
-    assert math.isnan(found.ap()) and math.isnan(found.ap(image_ids=[ONE_CAT]))
-
-
-def test_a_built_in_dataset_is_drawn_when_it_is_asked_for(tmp_path):
-    with forgotten("few_train"), forgotten("few_val") as name:
-        register_shapes("few", str(tmp_path), num_train=1, num_val=2)
-        truth = load_ground_truth(name)
-        assert len(truth.coco.imgs) == 2
-
-
 @pytest.mark.parametrize(
     "name, message",
     [
@@ -185,11 +167,12 @@ def test_a_dataset_that_cannot_be_shown_is_one_line(name, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_test_set_without_annotations_is_one_line(register):
+@pytest.mark.parametrize("annotations", [{}, {"annotations": []}])
+def test_a_test_set_without_annotations_is_one_line(register, annotations):
     dataset = content()
     del dataset["annotations"]
     with pytest.raises(UsageError, match="my_truth has no ground truth"):
-        register(dataset)
+        register(dataset | annotations)
 
 
 # ---- Results files ---------------------------------------------------------------------------
@@ -221,17 +204,10 @@ def test_results_with_masks_alone_get_boxes_around_them(pets, tmp_path):
         (["dog"], "not in COCO format: detection 0 is not an object"),
         ([{"image_id": ONE_CAT, "category_id": CAT, "bbox": LEFT}], 'has no "score"'),
         ([{"image_id": ONE_CAT, "category_id": CAT, "score": 1}], 'has no "bbox"'),
-        ([detection(ONE_CAT, CAT, [1, 2, 3])], r"the bbox of detection 0 is \[1, 2, 3\]"),
-        ([detection(ONE_CAT, CAT, LEFT, segmentation="x")], "the segmentation of detection 0"),
-        (
-            [detection(ONE_CAT, CAT, LEFT, segmentation={"size": [6, 8], "counts": ""})],
-            "the segmentation of detection 0",
-        ),
         (
             [*perfect(), detection(99, CAT, LEFT)],
             "detection 4 has the image_id 99, which is not in the dataset pets's .images.",
         ),
-        ([detection([ONE_CAT], CAT, LEFT)], r'"image_id" of detection 0 is \[12\]'),
         ([detection(ONE_CAT, 0, LEFT)], "category_id 0, which is not in .*pets's .categories."),
     ],
 )
@@ -299,16 +275,13 @@ def test_a_model_finds_what_detectron2s_evaluator_says_it_finds(pets, tmp_path, 
 
 def test_a_config_with_tags_is_loaded_where_it_is_trusted(pets, tmp_path):
     run, truth = write_trained_run(tmp_path / "run"), load_ground_truth(pets)
-    config = tmp_path / "run" / "config.yaml"
-    config.write_text("_BASE_: base.yaml\n" + config.read_text())
-    (tmp_path / "run" / "base.yaml").write_text("SEED: !!python/object/apply:int ['7']\n")
-    with pytest.raises(UsageError, match="--trust-config"):
-        find_sources([run])
+    with open(f"{run}/config.yaml", "a") as config:
+        config.write("VERSION: !!python/object/apply:int ['2']\n")
     sources = find_sources([run], trust=True)
-    with pytest.raises(UsageError, match="--trust-config"):
-        find_detections(sources, truth, str(tmp_path))
     (found,) = find_detections(sources, truth, str(tmp_path), trust=True)
     assert len(found.found.anns) == 20
+    with pytest.raises(UsageError, match="--trust-config"):
+        find_detections(sources, truth, str(tmp_path))
 
 
 def test_results_on_another_of_the_test_sets_are_not_taken(pets, tmp_path):
