@@ -54,6 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.data import register_datasets
+    from gw_detectron.errors import UsageError
     from gw_detectron.runs.detections import (
         common_dataset,
         find_detections,
@@ -66,7 +67,10 @@ def main(args: argparse.Namespace) -> None:
     datasets = register_datasets(args.dataset)
     name = args.on or (datasets[0].name if len(datasets) == 1 else common_dataset(sources))
     truth = load_ground_truth(name)
-    os.makedirs(args.output, exist_ok=True)
+    try:
+        os.makedirs(args.output, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {args.output}: {error.strerror}") from error
     runs = find_detections(sources, truth, args.output, args.trust_config)
     page = os.path.join(args.output, "index.html")
     save_page(page, runs, args.images, args.threshold)
