@@ -32,11 +32,11 @@ def compare(args: argparse.Namespace, train_net: str) -> Table:
     Makes those runs OUTPUT/<entry>/seed<k> that aren't finished, the first seed of all entries
     first, and writes comparison.md and comparison.png.
 
-    Before the first run, every entry's config is read and its model built, and the runs that are
-    in OUTPUT already have to be of the same configs. A run counts as finished when the evaluation
-    at its last iteration is in its metrics.json. One that diverged is not run again either: with
-    the same seed it would take the same course. On KeyboardInterrupt the run in progress is
-    stopped, to be resumed by the next call.
+    Before the first run, every entry's config is read and its model built, and has to be that of
+    the runs that are in its folder already. A run counts as finished when the evaluation at its
+    last iteration is in its metrics.json. One that diverged is not run again either: with the same
+    seed it would take the same course. On KeyboardInterrupt the run in progress is stopped, to be
+    resumed by the next call.
 
     Args:
         args: of tools/compare_norms.py.
