@@ -2,7 +2,6 @@
 
 import math
 import textwrap
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -82,15 +81,11 @@ def analyze(model: nn.Module, height: int, width: int) -> tuple[list[dict[str, A
         # As many products as there are weights of a channel, for each value of the output, or of a
         # transposed convolution's input
         values = x if isinstance(module, nn.ConvTranspose2d) else y
-        flops[name].append(math.prod(values.shape[1:]) * math.prod(module.weight.shape[1:]))
+        shape = values.shape[1:] if name.startswith("roi_heads.") else values.shape
+        flops[name].append(math.prod(shape) * math.prod(module.weight.shape[1:]))
 
-    with (
-        torch.no_grad(),
-        warnings.catch_warnings(),
-        watching(model, look),
-        watching(model, count, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)),
-    ):
-        warnings.filterwarnings("ignore", "torch.meshgrid")
+    counted = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    with torch.no_grad(), watching(model, look), watching(model, count, counted):
         model([{"image": torch.zeros(3, height, width), "height": height, "width": width}])
 
     def in_training(name: str, calls: list[Any]) -> tuple[list[Any], int]:

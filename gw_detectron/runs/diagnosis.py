@@ -216,6 +216,6 @@ def save_depth_plot(table: pd.DataFrame, path: str) -> None:
             axes.grid(alpha=0.3)
         for axes in grid[1]:
             axes.set_xticks(axes.get_xticks(), names[::step], rotation=90, fontsize=6)
-        figure.legend(grid[1, 0].get_lines(), runs, loc="outside upper center", ncols=4)
-        figure.suptitle("solid: after the norm, dotted: before it", fontsize="medium")
+        legend = {"loc": "outside upper center", "ncols": 4, "frameon": False}
+        figure.legend(grid[1, 0].get_lines(), runs, title="dotted: before the norm", **legend)
         figure.savefig(path, dpi=80)

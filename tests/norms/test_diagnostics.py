@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from gw_detectron.layers import GroupWhitening
@@ -128,15 +127,6 @@ def test_gn_gives_unit_variance_and_leaves_the_correlations():
     assert row["condition after"] == pytest.approx(correlations[-1] / correlations[0])
     distance = np.sqrt(((correlations - 1) ** 2).mean())
     assert row["distance after"] == pytest.approx(distance)
-
-
-def test_frozen_bn_scales_by_its_statistics():
-    norm = FrozenBatchNorm2d(4, eps=0.0).double()
-    norm.running_var.fill_(4)
-    norm.weight.fill_(100)
-    row = measured(norm, features(SPECTRUM, (4, 6, 5)))
-    assert row["variance after"] == pytest.approx(row["variance before"] / 4)
-    assert row["condition after"] == pytest.approx(8)
 
 
 def test_averages_of_images_one_by_one_are_those_of_the_batch():
