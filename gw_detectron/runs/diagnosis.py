@@ -35,10 +35,10 @@ def find_detectors(paths: Sequence[str], trust: bool = False) -> list[tuple[str,
     Raises:
         UsageError: there is no run in one of the directories, or none at all with weights.
     """
-    weights = [run.weights for run in find_runs(paths, trust) if os.path.isfile(run.weights)]
-    if paths and not weights:
+    runs = [run for run in find_runs(paths, trust) if os.path.isfile(run.weights)]
+    if paths and not runs:
         raise UsageError(f"no run in {', '.join(paths)} has a model_final.pth")
-    return [(os.path.join(os.path.dirname(file), "config.yaml"), file) for file in weights]
+    return [(os.path.join(run.path, "config.yaml"), run.weights) for run in runs]
 
 
 def diagnose(
@@ -116,7 +116,7 @@ def diagnose(
 
 # ---- As a table ------------------------------------------------------------------------------
 
-# Title -> the statistics under it
+# Title -> the columns of the CSV
 _COLUMNS = {
     "condition": ("condition before", "condition after"),
     "rank": ("effective_rank before", "effective_rank after"),
@@ -176,21 +176,11 @@ def _short(value: float) -> str:
 
 # ---- As a plot -------------------------------------------------------------------------------
 
-# Title -> the statistics in the panel: after the norm, and before it where that is of interest
-_PANELS = {
-    "condition number": ("condition after", "condition before"),
-    "effective rank": ("effective_rank after", "effective_rank before"),
-    "share of the first direction": ("first_share after", "first_share before"),
-    "mean variance after the norm": ("variance after",),
-    "distance from I after the norm": ("distance after",),
-    "distance of W from $\\Sigma^{-1/2}$": ("root error",),
-}
-
 
 def save_depth_plot(table: pd.DataFrame, path: str) -> None:
     """
     Saves a picture with the norms of all detectors from left to right, in the order in which an
-    image meets them: a panel a statistic, a colour a detector.
+    image meets them: a panel a column of the table, a colour a detector.
 
     Args:
         table: from :func:`diagnose`.
@@ -203,19 +193,19 @@ def save_depth_plot(table: pd.DataFrame, path: str) -> None:
         figure = Figure((14, 7.2), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(2, 3)
-        for axes, (title, statistics) in zip(grid.flat, _PANELS.items(), strict=True):
-            for statistic, line, size in zip(statistics, "-:", (5, 0), strict=False):
+        for axes, (title, columns) in zip(grid.flat, _COLUMNS.items(), strict=True):
+            for column, line, size in zip(reversed(columns), "-:", (5, 0), strict=False):
                 axes.set_prop_cycle(cycler(marker=".x^") * rcParams["axes.prop_cycle"])
                 # nan where there is no such norm, which leaves a gap
-                of_runs = table.pivot(index="layer", columns="run", values=statistic)
+                of_runs = table.pivot(index="layer", columns="run", values=column)
                 of_runs = of_runs.reindex(index=layers, columns=runs)
                 axes.plot(of_runs.to_numpy(), linestyle=line, markersize=size)
             axes.set_title(title, fontsize="medium")
-            axes.set_yscale("log" if title == "condition number" else "linear")
+            axes.set_yscale("log" if title in ("condition", "variance") else "linear")
             axes.set_xticks(range(0, len(layers), step), [])
             axes.grid(alpha=0.3)
         for axes in grid[1]:
             axes.set_xticks(axes.get_xticks(), names[::step], rotation=90, fontsize=6)
         legend = {"loc": "outside upper center", "ncols": 4, "frameon": False}
-        figure.legend(grid[1, 0].get_lines(), runs, title="dotted: before the norm", **legend)
+        figure.legend(grid[1, 2].get_lines(), runs, title="dotted: before the norm", **legend)
         figure.savefig(path, dpi=80)
