@@ -91,7 +91,6 @@ MISTAKES = {
         "MODEL.BACKBONE.NAME build_gw_resnet_fpn_backbone MODEL.GW.BASE_NORM Frozen",
         "the nearest is FrozenBN",
     ),
-    "a negative period": ("MODEL.GW.DIAGNOSTICS_PERIOD -3", "DIAGNOSTICS_PERIOD must be 0"),
     "an unknown architecture": (
         "MODEL.META_ARCHITECTURE GeneralisedRCNN",
         "GeneralisedRCNN is not known; the nearest are GeneralizedRCNN",
