@@ -35,12 +35,10 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.errors import UsageError
-    from gw_detectron.runs.plot import require_plottable, save_plot
+    from gw_detectron.runs.plot import save_plot
     from gw_detectron.runs.run import find_runs
     from gw_detectron.runs.table import make_table
 
-    if args.plot:
-        require_plottable(args.plot)
     table = make_table(find_runs(args.runs, args.trust_config))
     if args.csv:
         print(table.csv(), end="")

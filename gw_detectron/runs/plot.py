@@ -6,23 +6,14 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import UsageError
 from .table import Line
 
-__all__ = ["require_plottable", "save_plot"]
+__all__ = ["save_plot"]
 
 _NAMES = {"bbox/AP": "box AP", "segm/AP": "mask AP"}
-
-
-def require_plottable(path: str) -> None:
-    """Raises UsageError if save_plot could not write a picture of that name."""
-    ending = os.path.splitext(path)[1].lstrip(".").lower()
-    formats = FigureCanvasAgg.get_supported_filetypes()
-    if ending not in formats:
-        raise UsageError(f"{path}: a plot's file ends in one of .{', .'.join(sorted(formats))}")
 
 
 def save_plot(lines: Sequence[Line], path: str) -> None:
@@ -34,6 +25,9 @@ def save_plot(lines: Sequence[Line], path: str) -> None:
     Args:
         lines: from `make_table`; at least one.
         path: of the picture, ".png" or any other format that matplotlib writes by its ending.
+
+    Raises:
+        UsageError: matplotlib doesn't write such a picture.
     """
     rows: dict[tuple[str, int], list[Line]] = {}
     for line in lines:
@@ -57,7 +51,10 @@ def save_plot(lines: Sequence[Line], path: str) -> None:
                 panel.grid(alpha=0.3)
             panels[-1].legend(fontsize="small")
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        figure.savefig(path, dpi=120)
+        try:
+            figure.savefig(path, dpi=120)
+        except ValueError as error:
+            raise UsageError(f"{path}: {error}") from error
 
 
 def _draw_ap(panel: Axes, line: Line, metric: str, color: str) -> None:
