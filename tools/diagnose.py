@@ -31,7 +31,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "runs",
         nargs="*",
         metavar="RUN_DIR",
-        help="an OUTPUT_DIR, or a directory with several; those without weights are left out",
+        help="an OUTPUT_DIR, or a directory with several",
     )
     parser.add_argument(
         "--config-file", metavar="FILE", help="the YAML config of one more detector"

@@ -1,6 +1,7 @@
 """Trained detectors, and what their norms do on the same images: measured, as a table, plotted."""
 
 import argparse
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -27,18 +28,26 @@ from ..norms.probe import watching
 from .config_norms import norm_label
 from .run import find_runs, tell_apart
 
+logger = logging.getLogger("detectron2.gw")
+
 
 def find_detectors(paths: Sequence[str], trust: bool = False) -> list[tuple[str, str]]:
     """
-    (config file, weights) of the runs in the directories and below them that have weights.
+    (config file, weights) of the runs in the directories and below them that have weights; a
+    warning names each of the others.
 
     Raises:
         UsageError: there is no run in one of the directories, or none at all with weights.
     """
-    runs = [run for run in find_runs(paths, trust) if os.path.isfile(run.weights)]
-    if paths and not runs:
+    found = []
+    for run in find_runs(paths, trust):
+        if os.path.isfile(run.weights):
+            found.append((os.path.join(run.path, "config.yaml"), run.weights))
+        else:
+            logger.warning(f"left out: {run.path} has no model_final.pth")
+    if paths and not found:
         raise UsageError(f"no run in {', '.join(paths)} has a model_final.pth")
-    return [(os.path.join(run.path, "config.yaml"), run.weights) for run in runs]
+    return found
 
 
 def diagnose(

@@ -14,6 +14,7 @@ from PIL import Image
 import diagnose
 from gw_detectron.data import register_shapes
 from gw_detectron.errors import UsageError
+from gw_detectron.runs import diagnosis
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "quickstart" / "faster_rcnn_R_18_FPN_gn.yaml"
@@ -65,13 +66,16 @@ def read(output):
         return list(csv.DictReader(file))
 
 
-def test_runs_stand_side_by_side_in_table_csv_and_plots(runs, data, tmp_path, capsys):
+def test_runs_stand_side_by_side_in_table_csv_and_plots(runs, data, tmp_path, capsys, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(diagnosis.logger, "warning", warnings.append)
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "config.yaml").touch()
     for name in ("GN", "GW"):
         (tmp_path / name).symlink_to(runs[name])
     paths = (tmp_path / name for name in ("GN", "GW", "unfinished"))
     run(*paths, *data, "--images", "2", "--output", tmp_path)
+    assert warnings == [f"left out: {tmp_path / 'unfinished'} has no model_final.pth"]
     out, err = capsys.readouterr()
     assert "2 images of" in out and "8 groups" in out and "median of 29" in out
     assert "4/4" in err  # of the progress bar
