@@ -114,13 +114,13 @@ MISTAKES = {
     "weights from nowhere": ("MODEL.WEIGHTS s4://a/b.pth", "s4://"),
     "weights of another depth": ("MODEL.WEIGHTS r34.pth", "another MODEL.RESNETS.DEPTH"),
     "weights of nothing here": ("MODEL.WEIGHTS other.pth", "other.pth has nothing of this model"),
-    "weights cut short": ("MODEL.WEIGHTS short.pth", "short.pth is not a file of torch.save, or"),
-    "a pickle cut short": ("MODEL.WEIGHTS short.pkl", "short.pkl is not a pickle, or it is cut"),
+    "weights cut short": ("MODEL.WEIGHTS short.pth", "short.pth is not a file of weights, or it"),
+    "a pickle cut short": ("MODEL.WEIGHTS short.pkl", "short.pkl is not a file of weights, or"),
     "weights that run code": ("MODEL.WEIGHTS hostile.pth", "hostile.pth can't be read without run"),
     "a pickle that runs code": ("MODEL.WEIGHTS hostile.pkl", "hostile.pkl can't be read without"),
-    "weights that are a list": ("MODEL.WEIGHTS list.pth", "list.pth holds list where weights"),
+    "weights that are a list": ("MODEL.WEIGHTS list.pth", "list.pth holds [1] where weights"),
     "weights that are numbers": ("MODEL.WEIGHTS number.pth", "where weights by name are expected"),
-    "weights that are empty": ("MODEL.WEIGHTS nothing.pth", "nothing.pth holds nothing"),
+    "weights that are empty": ("MODEL.WEIGHTS nothing.pth", "nothing.pth holds {} where weights"),
     # ---- the data ----------------------------------------------------------------------------
     "no training data": ("DATASETS.TRAIN ()", "DATASETS.TRAIN is empty"),
     "an unknown dataset": (
