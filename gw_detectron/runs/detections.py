@@ -255,7 +255,7 @@ def read_results(path: str, truth: GroundTruth) -> list[dict[str, Any]]:
             require_keys(result, ("image_id", "category_id", "score"), what)
             if not result.get("segmentation"):
                 require_keys(result, ("bbox",), what)
-            check_object(result, what, images, truth.classes, f"the dataset {truth.name}'s")
+            check_object(result, what, images, truth.classes, f"the dataset {truth.name}")
             if not is_number(result["score"]):
                 raise UsageError(f"the score of {what} is {result['score']!r:.99}, not a number")
             if "bbox" not in result:
