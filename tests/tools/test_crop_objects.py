@@ -48,6 +48,10 @@ def test_pretraining_finds_the_crops_in_their_classes(run, tmp_path, capsys):
 
 
 def test_a_mistake_is_told_and_nothing_left(run, tmp_path):
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(UsageError, match="crops_trian .* crops_train"):
         run("crops_trian")
-    assert not (tmp_path / "crops").exists()
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "crops").mkdir()
+    with pytest.raises(UsageError, match="crops can't be written: File exists"):
+        run("crops_train")
