@@ -4,21 +4,20 @@
 import argparse
 import sys
 
-from gw_detectron.engine import add_dataset_argument
-from gw_detectron.errors import ends_with_one_line
-from gw_detectron.export import FORMATS, export
+from arguments import add_dataset, add_overrides, add_trust, run_tool, tool_parser
 
-EXAMPLE = """
+FORMATS = ("torchscript", "onnx", "torch_export")
+EPILOG = """
 formats:
   torchscript   model.ts: PyTorch and torchvision run it, in Python or C++
   onnx          model.onnx: ONNX Runtime and others run it; standard operators only
   torch_export  model.pt2: PyTorch and torchvision run it, or compile it
 
 None of them needs this package or Detectron2 to run, and each takes images of any height and width.
-Into DIR go also metadata.json (classes, what input and outputs are, versions), and report.json and
-report.md: how far the export's detections are from Detectron2's on an image it was not made with,
-of --image, else of DATASETS.TEST where that is here, else a drawn one. More than 0.5 pixels or
-0.001 of a score is status 1.
+Into DIR go also metadata.json (classes, what input and outputs are, versions), and report.md: how
+far the export's detections are from Detectron2's on an image it was not made with, of --image, else
+of DATASETS.TEST where that is here, else a drawn one. More than 0.5 pixels or 0.001 of a score is
+status 1.
 
 example:
   export_model.py --config-file output/mine/config.yaml --format onnx --output output/mine/onnx \\
@@ -27,27 +26,26 @@ example:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Exports a trained Faster R-CNN, Mask R-CNN or RetinaNet, and checks it.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Exports a trained Faster, Mask or Cascade R-CNN or RetinaNet, and checks it.", EPILOG
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--output", required=True, metavar="DIR", help="a folder, new or empty")
     parser.add_argument("--image", default="", metavar="FILE", help="a picture for the check")
-    add_dataset_argument(parser)
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="overrides of the config, MODEL.WEIGHTS among them",
-    )
+    add_dataset(parser)
+    add_trust(parser)
+    add_overrides(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    report = export(args.format, args.output, args.config_file, args.opts, args.dataset, args.image)
+    from gw_detectron.export import export
+
+    report = export(
+        args.format, args.output, args.config_file, args.opts, args.dataset, args.image,
+        args.trust_config,
+    )  # fmt: skip
     print(report.text(), end="")
     comparison = report.comparison
     if not comparison.agrees:
@@ -58,5 +56,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with ends_with_one_line():
-        main(argument_parser().parse_args())
+    run_tool(argument_parser(), main)

@@ -1,25 +1,29 @@
 """From a config and weights to an exported model that was checked, and its report."""
 
+import copy
 import os
-from collections.abc import Iterable, Sequence
-from types import ModuleType
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.export import TracingAdapter
+from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.structures import Boxes
+from torch import Tensor, nn
 
+from ..data import images
+from ..data.drawing import draw_scene
 from ..errors import UsageError
-from . import onnx, torch_export, torchscript
-from .comparison import Detections, compare, score_limit
-from .detector import Detector, exportable
-from .held_out import example, find_held_out
-from .report import Report, how_to_run, metadata, write_json
+from .formats import FORMATS, Format
+from .report import OUTPUTS, Detections, Report, compare, how_to_run, metadata, score_limit
 from .trained import class_names, load_config, load_model
 
-FORMATS: dict[str, ModuleType] = {
-    "torchscript": torchscript,
-    "onnx": onnx,
-    "torch_export": torch_export,
-}
+_ATTEMPTS = 8  # images of a dataset, or drawn ones, until the model finds something
 
 
 def export(
@@ -29,15 +33,17 @@ def export(
     opts: Sequence[str] = (),
     datasets: Iterable[Sequence[str]] = (),
     image: str = "",
+    trust: bool = False,
 ) -> Report:
     """
-    Leaves in `output` the model, metadata.json, report.json and report.md.
+    Leaves in `output` the model, metadata.json and report.md.
 
     Args:
         format: one of FORMATS.
         output: a folder that is new or empty.
-        config_file, opts, datasets: as of :func:`load_config`.
-        image: a file for the check, or "": see :func:`find_held_out`.
+        config_file, opts, datasets, trust: as of :func:`load_config`.
+        image: the file of an image for the check, or "" for one of DATASETS.TEST, or a drawn one
+            where that is not there.
 
     Raises:
         UsageError: on a mistake in any of it, or a model that can't be exported.
@@ -45,33 +51,136 @@ def export(
     form = FORMATS[format]
     form.require()
     _require_empty(output)
-    cfg = load_config(config_file, opts, datasets)
+    cfg = load_config(config_file, opts, datasets, trust)
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT}: export takes RGB and BGR")
     model = load_model(cfg)
-    detector = exportable(model)
+    require_exportable(model)
     held_out, source, expected = find_held_out(cfg, model, image)
-    if min(held_out.shape[1:]) < form.smallest_side(detector):
+    side, size = form.smallest_side(model), tuple(held_out.shape[1:])
+    if min(size) < side:
         raise UsageError(
-            f"--format {format} takes images with sides of at least "
-            f"{form.smallest_side(detector)} pixels; {source} comes to {held_out.shape[2]} x "
-            f"{held_out.shape[1]} with INPUT.MIN_SIZE_TEST {cfg.INPUT.MIN_SIZE_TEST}"
+            f"--format {format} takes images with sides of at least {side} pixels; {source} comes "
+            f"to {size[1]} x {size[0]} with INPUT.MIN_SIZE_TEST {cfg.INPUT.MIN_SIZE_TEST}"
         )
-
-    path = os.path.join(output, form.FILE)
-    found = _save_and_run(form, detector, held_out, path)
-    limit = score_limit(expected, detector.score_threshold, detector.most_detections)
+    outputs = list(OUTPUTS)[: 3 if expected.masks is None else 4]
+    path = os.path.join(output, form.file)
+    found = _save_and_run(form, model, outputs, held_out, path)
+    head = cfg.MODEL.RETINANET if isinstance(model, RetinaNet) else cfg.MODEL.ROI_HEADS
+    limit = score_limit(expected, head.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE)
     report = Report(
         file=path,
         held_out=source,
-        size=tuple(held_out.shape[1:]),
+        size=size,
         comparison=compare(expected, found, limit),
-        run=how_to_run(cfg, detector, form, path),
+        run=how_to_run(cfg, form, path, outputs),
     )
-    classes = class_names(cfg, detector.num_classes)
-    write_json(os.path.join(output, "metadata.json"), metadata(cfg, detector, form, classes))
-    report.write(output)
+    facts = {
+        "sides_at_least": side,
+        "classes": class_names(cfg, head.NUM_CLASSES),
+        "score_threshold": head.SCORE_THRESH_TEST,
+    }
+    report.write(output, metadata(cfg, outputs, **facts))
     return report
+
+
+def require_exportable(model: nn.Module) -> None:
+    """Raises UsageError where model is no detector of Detectron2's for images of any size."""
+    if type(model) not in (GeneralizedRCNN, RetinaNet):
+        raise UsageError(
+            "export takes Detectron2's Faster, Mask and Cascade R-CNN and RetinaNet; this model is "
+            f"a {type(model).__name__}"
+        )
+    if type(model) is GeneralizedRCNN and model.proposal_generator is None:
+        raise UsageError("export takes models that find their regions; this one is given them")
+    if model.backbone.padding_constraints.get("square_size"):
+        raise UsageError("export takes images of any size; this model's backbone takes squares")
+
+
+def detect(model: nn.Module, inputs: list[dict[str, Tensor]]) -> tuple[Tensor, ...]:
+    """
+    What a model of Detectron2's finds in one image, as Detections.
+
+    Raises:
+        UsageError: it finds something else, too.
+    """
+    if isinstance(model, RetinaNet):
+        found = model(inputs)[0]["instances"]
+    else:  # not processed further: masks would come in the image's size
+        found = model.inference(inputs, do_postprocess=False)[0]
+        found = found[found.pred_boxes.nonempty()]
+    fields = found.get_fields()
+    more = fields.keys() - {"pred_boxes", "scores", "pred_classes", "pred_masks"}
+    if more or type(found.pred_boxes) is not Boxes:
+        kind = ", ".join(sorted(more)) or type(found.pred_boxes).__name__
+        raise UsageError(f"export takes models of boxes and masks; this one finds {kind}")
+    masks = [found.pred_masks.squeeze(1)] if "pred_masks" in fields else []
+    return found.pred_boxes.tensor, found.scores, found.pred_classes, *masks
+
+
+def find_held_out(cfg: CfgNode, model: nn.Module, path: str) -> tuple[Tensor, str, Detections]:
+    """
+    The first image in which the model finds something: that of path, else of DATASETS.TEST's first
+    that can be read, else drawn ones.
+
+    Args:
+        path: of an image, or "".
+
+    Returns:
+        (image, source, detections): float32, (3, H, W), as the model takes it; in words; the
+        model's own.
+
+    Raises:
+        UsageError: path can't be read, or nothing is found.
+    """
+    resize = T.AugmentationList(build_augmentation(cfg, is_train=False))
+    sources = []
+    for source, pixels in _candidates(cfg, path):
+        resize(resized := T.AugInput(pixels))
+        image = _tensor(resized.image)
+        with torch.no_grad():
+            detections = Detections(*detect(model, [{"image": image}]))
+        if len(detections.scores):
+            return image, source, detections
+        sources.append(source)
+    raise UsageError(
+        f"the model finds nothing in {sources[0]}{' and others' * (len(sources) > 1)}, so that an "
+        "export can't be checked there: give an image with objects, --image FILE"
+    )
+
+
+def _candidates(cfg: CfgNode, path: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (what it is in words, pixels)."""
+    if path:
+        yield path, images.read(path, cfg.INPUT.FORMAT)
+        return
+    for name in cfg.DATASETS.TEST:
+        try:
+            records = DatasetCatalog.get(name)
+        except (OSError, UsageError):  # known by name, but not there
+            continue
+        if records and os.path.isfile(records[0]["file_name"]):
+            for record in images.evenly_spread(records, _ATTEMPTS):
+                file = record["file_name"]
+                yield f"{os.path.basename(file)} of {name}", images.read(file, cfg.INPUT.FORMAT)
+            return
+    for seed in range(_ATTEMPTS):
+        yield f"drawn image {seed}", draw(seed, 192, 256)
+
+
+def draw(seed: int, height: int, width: int) -> np.ndarray:
+    """Shapes on a background, uint8, (H, W, 3)."""
+    return draw_scene(np.random.default_rng(seed), height, width).image
+
+
+def example(held_out: Tensor) -> Tensor:
+    """A drawn image, float32, (3, H, W), neither as high nor as wide as the held-out one."""
+    sizes = [(160, 224), (192, 256), (288, 320)]
+    return _tensor(draw(0, *next(s for s in sizes if not set(s) & set(held_out.shape[1:]))))
+
+
+def _tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype("float32"))
 
 
 def _require_empty(folder: str) -> None:
@@ -83,15 +192,21 @@ def _require_empty(folder: str) -> None:
         raise UsageError(f"--output {folder} can't be written to: {error.strerror}") from error
 
 
-def _save_and_run(form: ModuleType, detector: Detector, image: Tensor, path: str) -> Detections:
+def _save_and_run(
+    form: Format, model: nn.Module, outputs: Sequence[str], image: Tensor, path: str
+) -> Detections:
+    model = copy.deepcopy(model).requires_grad_(False)
+    adapter = TracingAdapter(model, [{"image": example(image)}], detect).eval()
     try:
-        form.save(detector, example(image), path)
-        return Detections(*form.load(path)(image))
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # Detectron2's assertions, which a trace leaves out
+            form.save(adapter, outputs, path)
+            return Detections(*form.load(path)(image))
     except UsageError:
         raise
     except Exception as error:  # of exporters and runtimes: any kind, at any length
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"PyTorch {torch.__version__} can't export this model to {form.FILE}: "
+            f"PyTorch {torch.__version__} can't export this model to {form.file}: "
             f"{type(error).__name__}: {reason}"
         ) from error

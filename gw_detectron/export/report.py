@@ -1,25 +1,27 @@
-"""What lies beside an exported model: how to call it, and how it was checked."""
+"""How far an export's detections are from Detectron2's own, and what lies beside the model."""
 
 import json
 import os
 import platform
+import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from types import ModuleType
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import detectron2
 import torch
+import torch.nn.functional as F
 import torchvision
 from detectron2.config import CfgNode
+from torch import Tensor
 
 from ..version import __version__
-from .comparison import (
-    BOX_TOLERANCE,
-    MASK_TOLERANCE,
-    SCORE_TOLERANCE,
-    Comparison,
-)
-from .detector import Detector
+from .formats import Format
+
+BOX_TOLERANCE = 0.5  # pixels
+SCORE_TOLERANCE = 1e-3
+MASK_TOLERANCE = 1e-2  # of a probability
 
 OUTPUTS = {
     "boxes": "float32 (detections, 4): x0, y0, x1, y1 in pixels of the input",
@@ -27,6 +29,81 @@ OUTPUTS = {
     "classes": "int64 (detections,): indices into classes",
     "masks": "float32 (detections, M, M): probabilities, a grid over the detection's box",
 }
+
+
+class Detections(NamedTuple):
+    """In one image: (D, 4), (D,), (D,) and, of a model with masks, (D, M, M)."""
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Attributes:
+        expected, found: the numbers of Detectron2's and of the export's detections.
+        matched: of pairs, one of each, that agree in class and within the tolerances.
+        box, score, mask: the largest difference of a pair, in pixels and probabilities; mask is
+            None for a model without masks. Pairs at the score's limit don't count, see compare.
+        agrees: every detection has its pair, and every pair is within the tolerances.
+    """
+
+    expected: int
+    found: int
+    matched: int
+    box: float
+    score: float
+    mask: float | None
+    agrees: bool
+
+
+def score_limit(detections: Detections, threshold: float, most: int) -> float:
+    """The score that a detection needs: the threshold, or the last one's where there are `most`."""
+    full = len(detections.scores) == most
+    return detections.scores.min().item() if full else threshold
+
+
+def compare(expected: Detections, found: Detections, limit: float) -> Comparison:
+    """
+    Pairs the detections of each class, the nearest boxes first.
+
+    Args:
+        expected: not empty.
+        limit: the score that a detection needs. Detections within the tolerance of it are there or
+            not by chance, so what is wrong with them does not count.
+    """
+    distance = (expected.boxes[:, None] - found.boxes).abs().amax(2).nan_to_num(torch.inf)
+    distance[expected.classes[:, None] != found.classes] = torch.inf
+    pairs, left = [], distance.clone()
+    while left.numel() and left.min() < torch.inf:
+        i, j = divmod(left.argmin().item(), left.shape[1])
+        left[i], left[:, j] = torch.inf, torch.inf
+        pairs.append((i, j))
+    i, j = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(1)
+
+    tolerances = [BOX_TOLERANCE, SCORE_TOLERANCE]
+    differences = [distance[i, j], (expected.scores[i] - found.scores[j]).abs()]
+    if expected.masks is not None:
+        tolerances.append(MASK_TOLERANCE)
+        differences.append((expected.masks[i] - found.masks[j]).abs().flatten(1).amax(1))
+    differences = torch.stack(differences)
+    within = (differences <= torch.tensor(tolerances)[:, None]).all(0)
+    clear_expected, clear_found = (d.scores > limit + SCORE_TOLERANCE for d in (expected, found))
+    counts = within | clear_expected[i] | clear_found[j]
+    largest = F.pad(differences[:, counts], [0, 1]).amax(1).tolist()
+    clear_expected[i] = clear_found[j] = False
+    return Comparison(
+        expected=len(expected.scores),
+        found=len(found.scores),
+        matched=int(within.sum()),
+        box=largest[0],
+        score=largest[1],
+        mask=None if expected.masks is None else largest[2],
+        agrees=bool(within[counts].all()) and not (clear_expected.any() or clear_found.any()),
+    )
 
 
 @dataclass(frozen=True)
@@ -44,11 +121,13 @@ class Report:
     comparison: Comparison
     run: str
 
-    def check_lines(self) -> list[str]:
-        c = self.comparison
+    def text(self) -> str:
+        """In Markdown that reads well as it is."""
+        c, (height, width) = self.comparison, self.size
         lines = [
-            f"Checked on {self.held_out}, {self.size[1]} x {self.size[0]} pixels: of Detectron2's "
-            f"{c.expected} detections and the export's {c.found}, {c.matched} match",
+            f"{self.file}, {os.path.getsize(self.file) / 1e6:.1f} MB",
+            f"Checked on {self.held_out}, {width} x {height} pixels: of Detectron2's {c.expected} "
+            f"detections and the export's {c.found}, {c.matched} match",
             f"Largest box difference: {c.box:.2g} pixels (up to {BOX_TOLERANCE:g} is allowed)",
             f"Largest score difference: {c.score:.2g} (up to {SCORE_TOLERANCE:g})",
         ]
@@ -57,30 +136,22 @@ class Report:
                 f"Largest difference of a mask's probability: {c.mask:.2g} (up to "
                 f"{MASK_TOLERANCE:g})"
             )
-        return lines
+        return "\n".join([*lines, "", "To run it:", "", textwrap.indent(self.run, "    ")])
 
-    def text(self) -> str:
-        size = os.path.getsize(self.file) / 1e6
-        lines = [f"{self.file}, {size:.1f} MB", *self.check_lines(), "", "To run it:", ""]
-        return "\n".join(lines) + "\n" + "".join(f"  {line}\n" for line in self.run.splitlines())
-
-    def write(self, folder: str) -> None:
-        """report.json and report.md."""
-        write_json(os.path.join(folder, "report.json"), asdict(self))
-        with open(os.path.join(folder, "report.md"), "w", encoding="utf-8") as file:
-            checks = "\n".join(f"- {line}" for line in self.check_lines())
-            file.write(
-                f"# {os.path.basename(self.file)}\n\n{checks}\n\nTo run it:\n\n"
-                f"```python\n{self.run}```\n"
-            )
+    def write(self, folder: str, metadata: dict[str, Any]) -> None:
+        """metadata.json, with the check's numbers, and report.md, the text."""
+        check = {"image": self.held_out, "size": self.size, **asdict(self.comparison)}
+        content = {"file": os.path.basename(self.file), **metadata, "check": check}
+        for name, text in (
+            ("metadata.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n"),
+            ("report.md", self.text()),
+        ):
+            Path(folder, name).write_text(text, encoding="utf-8")
 
 
-def metadata(
-    cfg: CfgNode, detector: Detector, form: ModuleType, classes: list[str] | None
-) -> dict[str, Any]:
+def metadata(cfg: CfgNode, outputs: Sequence[str], **facts: Any) -> dict[str, Any]:
     """All that a caller of the model must know, for metadata.json."""
     return {
-        "file": form.FILE,
         "input": {
             "name": "image",
             "type": "float32",
@@ -89,12 +160,11 @@ def metadata(
             "values": "0 to 255, not normalised",
             "shorter_side": cfg.INPUT.MIN_SIZE_TEST,
             "longer_side_at_most": cfg.INPUT.MAX_SIZE_TEST,
-            "sides_at_least": form.smallest_side(detector),
+            "sides_at_least": facts.pop("sides_at_least"),
         },
-        "outputs": {name: OUTPUTS[name] for name in detector.output_names},
-        "classes": classes,
-        "score_threshold": detector.score_threshold,
-        "most_detections": detector.most_detections,
+        "outputs": {name: OUTPUTS[name] for name in outputs},
+        **facts,
+        "most_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
         "weights": os.path.basename(cfg.MODEL.WEIGHTS),
         "versions": {
             "python": platform.python_version(),
@@ -106,14 +176,14 @@ def metadata(
     }
 
 
-def how_to_run(cfg: CfgNode, detector: Detector, form: ModuleType, path: str) -> str:
+def how_to_run(cfg: CfgNode, form: Format, path: str, outputs: Sequence[str]) -> str:
     """Lines of Python from a picture's file to detections in its pixels, without this package."""
     shorter, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     scale = f"min({shorter} / min(picture.size), {longest} / max(picture.size))"
     reverse = "[:, :, ::-1]" if cfg.INPUT.FORMAT == "BGR" else ""
     lines = [
         "import numpy as np",
-        form.IMPORT,
+        form.imports,
         "from PIL import Image",
         "",
         'picture = Image.open("picture.jpg").convert("RGB")',
@@ -121,15 +191,9 @@ def how_to_run(cfg: CfgNode, detector: Detector, form: ModuleType, path: str) ->
         "size = [round(scale * side) for side in picture.size]",
         "picture = picture.resize(size, Image.BILINEAR)",
         f"image = np.float32(picture){reverse}.transpose(2, 0, 1).copy()  # {cfg.INPUT.FORMAT}",
-        form.RUN.format(path=path, outputs=", ".join(detector.output_names)),
+        form.run.format(path=path, outputs=", ".join(outputs)),
         "boxes = boxes / scale",
     ]
-    if "masks" in detector.output_names:
+    if "masks" in outputs:
         lines.append("# masks[i] > 0.5 is the object, in a square grid over boxes[i]")
     return "\n".join(lines) + "\n"
-
-
-def write_json(path: str, content: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")

@@ -15,12 +15,16 @@ from ..errors import UsageError, building
 
 
 def load_config(
-    config_file: str, opts: Sequence[str], datasets: Iterable[Sequence[str]] = ()
+    config_file: str,
+    opts: Sequence[str],
+    datasets: Iterable[Sequence[str]] = (),
+    trust: bool = False,
 ) -> CfgNode:
     """
     Args:
         opts: overrides, KEY VALUE ...
         datasets: as of :func:`gw_detectron.data.register_datasets`.
+        trust: see :func:`gw_detectron.config.read_config_file`.
 
     Returns:
         CfgNode: frozen, its device the CPU. Of DATASETS.TEST it has only what is registered here:
@@ -29,10 +33,11 @@ def load_config(
     Raises:
         UsageError: on a mistake in any of it, or missing weights.
     """
-    cfg = config.load_config(config_file, opts)
+    cfg = config.load_config(config_file, opts, trust)
     registered = register_datasets(datasets)
     cfg.DATASETS.TEST = tuple(name for name in cfg.DATASETS.TEST if name in DatasetCatalog)
-    adapt_config(cfg, registered, config.stated_keys(config_file, opts), eval_only=True)
+    stated = config.stated_keys(config_file, opts, trust)
+    adapt_config(cfg, registered, stated, eval_only=True)
     if not cfg.MODEL.WEIGHTS:
         raise UsageError("export needs trained weights: add MODEL.WEIGHTS FILE")
     require_weights(cfg)

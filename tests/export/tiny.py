@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from gw_detectron.errors import UsageError
 from gw_detectron.export import FORMATS
-from gw_detectron.export.held_out import draw
+from gw_detectron.export.exporting import draw
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-KINDS = ("faster", "mask", "retinanet")
-GW = "GW(num_groups=8)"
-
+GW = "GW(num_groups=8, iterations=2)"
 
 # The ends of names of the last weights -> their standard deviation
 SPREADS = {
@@ -28,10 +26,25 @@ SPREADS = {
     },
     "RetinaNet": {"score.weight": 0.1, "pred.weight": 0.02},
 }
+KINDS = {
+    "faster": [],
+    "mask": ["MODEL.MASK_ON", True],
+    "retinanet": [],
+    "cascade": [
+        "MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True,
+        "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", [0.5, 0.6],
+        "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", [[10.0, 10.0, 5.0, 5.0]] * 2,
+    ],
+    "c4": [
+        "MODEL.BACKBONE.NAME", "build_gw_resnet_backbone", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads",
+        "MODEL.RESNETS.OUT_FEATURES", ["res4"], "MODEL.RPN.IN_FEATURES", ["res4"],
+        "MODEL.ROI_HEADS.IN_FEATURES", ["res4"],
+    ],
+}  # fmt: skip
 
 
 def config(kind: str, *opts, norm: str = GW) -> CfgNode:
-    """Of an R-18-FPN with few levels and channels, for images of 144 pixels; opts override."""
+    """Of an R-18 with few levels and channels, for images of 144 pixels; opts override."""
     cfg = get_cfg()
     if kind == "retinanet":
         cfg.merge_from_file(str(CONFIGS / "COCO-Detection" / "retinanet_R_50_FPN_1x_gw.yaml"))
@@ -39,8 +52,8 @@ def config(kind: str, *opts, norm: str = GW) -> CfgNode:
         cfg.merge_from_file(str(CONFIGS / "quickstart" / "mask_rcnn_R_18_FPN_gw.yaml"))
         cfg.MODEL.BACKBONE.NAME = "build_gw_resnet_fpn_backbone"
     cfg.merge_from_list([
-        "MODEL.MASK_ON", kind == "mask", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "",
-        "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.GW.BASE_NORM", "GN",
+        "MODEL.MASK_ON", False, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "",
+        "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.GW.BASE_NORM", "GN", "MODEL.GW.POSITIONS", "S1",
         "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64,
         "MODEL.RESNETS.NORM", norm, "MODEL.FPN.NORM", "", "MODEL.RETINANET.NORM", norm,
         "MODEL.ROI_MASK_HEAD.NORM", norm, "MODEL.RETINANET.NUM_CONVS", 1,
@@ -54,7 +67,7 @@ def config(kind: str, *opts, norm: str = GW) -> CfgNode:
         "MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64]],
         "INPUT.MIN_SIZE_TEST", 144, "DATASETS.TRAIN", (), "DATASETS.TEST", (),
     ])  # fmt: skip
-    cfg.merge_from_list(opts)
+    cfg.merge_from_list([*KINDS[kind], *opts])
     return cfg
 
 
@@ -78,10 +91,6 @@ def require(format: str) -> None:
         FORMATS[format].require()
     except UsageError as error:
         pytest.skip(str(error))
-
-
-def blank(height: int, width: int) -> Tensor:
-    return torch.full((3, height, width), 100.0)
 
 
 def save(cfg: CfgNode, folder: Path) -> list[str]:

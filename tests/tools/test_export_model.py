@@ -52,16 +52,16 @@ def test_it_exports_checks_and_says_how_to_run(arguments, tmp_path, capsys):
     assert f"torch.jit.load('{tmp_path}/export/model.ts')" in out
     folder = tmp_path / "export"
     assert {file.name for file in folder.iterdir()} == {
-        "model.ts", "metadata.json", "report.json", "report.md",
+        "model.ts", "metadata.json", "report.md",
     }  # fmt: skip
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["classes"] == files.thing_classes
     assert metadata["input"]["channels"] == "RGB" and metadata["input"]["shorter_side"] == 144
     assert list(metadata["outputs"]) == ["boxes", "scores", "classes"]
     assert metadata["versions"]["torch"] == torch.__version__
-    report = json.loads((folder / "report.json").read_text())
-    assert report["comparison"]["agrees"] is True and report["comparison"]["matched"] == 20
-    assert 0 < report["comparison"]["box"] < 0.01 and report["size"] == [144, 192]
+    check = metadata["check"]
+    assert check["agrees"] is True and check["matched"] == 20 and check["size"] == [144, 192]
+    assert 0 < check["box"] < 0.01
     assert "Largest box difference" in (folder / "report.md").read_text()
 
 
@@ -125,6 +125,20 @@ def test_an_output_that_cannot_be_a_folder_is_named(arguments, tmp_path):
     (tmp_path / "export").write_text("a file")
     with pytest.raises(UsageError, match="--output .* can't be written to"):
         run(arguments())
+
+
+def test_a_tag_in_the_config_is_taken_where_it_is_trusted(arguments, tmp_path, detector, capsys):
+    tagged = tmp_path / "tagged.yaml"
+    text = (detector / "config.yaml").read_text()
+    tagged.write_text(text + "SEED: !!python/object/apply:int ['7']\n")
+    with pytest.raises(UsageError, match="--trust-config"):
+        run(arguments("--config-file", str(tagged)))
+    run(arguments("--config-file", str(tagged), "--trust-config"))
+    assert "Checked on drawn image 0" in capsys.readouterr().out
+
+
+def test_the_formats_are_the_packages():
+    assert tuple(FORMATS) == export_model.FORMATS
 
 
 def test_the_script_prints_a_mistake_as_one_line_with_status_2(tmp_path):

@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> OrderedDict:
         if args.eval_only:
             results, _ = evaluate(ClassifierTrainer, cfg, args.resume)
         else:
-            num_images = data.count_train_images(cfg)
+            num_images = len(data.images_in(cfg, cfg.DATASETS.TRAIN[0]))
             trainer = ClassifierTrainer(with_schedule(cfg, num_images))
             logger.info(_describe(trainer.cfg, num_images))
             results, model = train(trainer, args.resume)

@@ -2,6 +2,7 @@
 
 from detectron2.config import CfgNode
 
+from ...config import flatten
 from ...errors import UsageError
 
 # Detectron2's keys that count iterations -> the key in epochs that takes their place here
@@ -59,12 +60,10 @@ def with_schedule(cfg: CfgNode, num_images: int) -> CfgNode:
     def iterations(epochs: int) -> int:
         return max(1, round(epochs * num_images / cfg.SOLVER.IMS_PER_BATCH)) if epochs else 0
 
-    pretraining = cfg.PRETRAINING
-    cfg.SOLVER.MAX_ITER = iterations(pretraining.EPOCHS)
-    cfg.SOLVER.STEPS = tuple(map(iterations, pretraining.STEPS))
-    cfg.SOLVER.WARMUP_ITERS = iterations(pretraining.WARMUP_EPOCHS)
-    cfg.SOLVER.CHECKPOINT_PERIOD = iterations(pretraining.CHECKPOINT_EPOCHS)
-    cfg.TEST.EVAL_PERIOD = iterations(pretraining.EVAL_EPOCHS)
+    for key, name in _EPOCHS_FOR.items():
+        epochs = cfg.PRETRAINING[name]
+        is_one = isinstance(epochs, int)
+        cfg.merge_from_list([key, iterations(epochs) if is_one else tuple(map(iterations, epochs))])
     cfg.freeze()
     return cfg
 
@@ -82,37 +81,18 @@ def check_pretraining(cfg: CfgNode, defaults: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not an ImageClassifier; "
             "take a --config-file in configs/ImageNet-Classification"
         )
-    _check_schedule(cfg, defaults)
-    _check_input(cfg)
-    _check_training_from_scratch(cfg)
-
-
-def _check_schedule(cfg: CfgNode, defaults: CfgNode) -> None:
-    for key, epochs in _EPOCHS_FOR.items():
-        node, name = key.split(".")
-        if cfg[node][name] != defaults[node][name]:
+    for key, name in _EPOCHS_FOR.items():
+        value, default = (flatten(of)[key] for of in (cfg, defaults))
+        if value != default:
             raise UsageError(
-                f"{key} {cfg[node][name]}: pre-training counts in epochs; "
-                f"set PRETRAINING.{epochs} instead"
+                f"{key} {value}: pre-training counts in epochs; set PRETRAINING.{name} instead"
             )
     pretraining = cfg.PRETRAINING
     for name in ("EPOCHS", "CHECKPOINT_EPOCHS"):
         if pretraining[name] < 1:
             raise UsageError(f"PRETRAINING.{name} {pretraining[name]} is below 1")
-    steps = tuple(pretraining.STEPS)
-    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and list(steps) != sorted(
-        {s for s in steps if 0 < s < pretraining.EPOCHS}
-    ):
-        raise UsageError(
-            f"PRETRAINING.STEPS {steps} should rise and lie between 0 and PRETRAINING.EPOCHS "
-            f"{pretraining.EPOCHS}"
-        )
-
-
-def _check_input(cfg: CfgNode) -> None:
     if cfg.INPUT.FORMAT != "RGB":
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT}: pre-training reads RGB")
-    pretraining = cfg.PRETRAINING
     if not 0 < pretraining.SIZE_TEST <= pretraining.RESIZE_TEST:
         raise UsageError(
             f"PRETRAINING.SIZE_TEST {pretraining.SIZE_TEST} does not fit in "
@@ -120,13 +100,12 @@ def _check_input(cfg: CfgNode) -> None:
         )
     if len(cfg.DATASETS.TRAIN) != 1:
         raise UsageError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} is not one folder of DATA")
+    if not cfg.MODEL.WEIGHTS:
+        _check_training_from_scratch(cfg)
 
 
 def _check_training_from_scratch(cfg: CfgNode) -> None:
-    if cfg.MODEL.WEIGHTS:
-        return
-    norms = (cfg.MODEL.RESNETS.NORM, cfg.MODEL.GW.BASE_NORM)
-    if "FrozenBN" in norms:
+    if "FrozenBN" in (cfg.MODEL.RESNETS.NORM, cfg.MODEL.GW.BASE_NORM):
         raise UsageError(
             "FrozenBN has no statistics before there are weights: use BN for MODEL.RESNETS.NORM "
             "and MODEL.GW.BASE_NORM; the detectors freeze it"

@@ -120,8 +120,6 @@ def test_the_classifiers_backbone_is_the_detectors():
         (["SOLVER.MAX_ITER", 9], ["SOLVER.MAX_ITER 9", "PRETRAINING.EPOCHS"]),
         (["TEST.EVAL_PERIOD", 9], ["TEST.EVAL_PERIOD 9", "PRETRAINING.EVAL_EPOCHS"]),
         (["PRETRAINING.EPOCHS", 0], ["PRETRAINING.EPOCHS 0"]),
-        (["PRETRAINING.EPOCHS", 50], ["PRETRAINING.STEPS (30, 60, 90)", "50"]),
-        (["PRETRAINING.STEPS", (60, 30)], ["PRETRAINING.STEPS (60, 30)", "rise"]),
         (["PRETRAINING.SIZE_TEST", 300], ["SIZE_TEST 300", "RESIZE_TEST 256"]),
         (["INPUT.FORMAT", "BGR"], ["INPUT.FORMAT BGR", "RGB"]),
         (["MODEL.GW.BASE_NORM", "FrozenBN"], ["FrozenBN", "BN", "MODEL.GW.BASE_NORM"]),

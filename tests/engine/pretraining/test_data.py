@@ -22,7 +22,7 @@ def config(folder, *opts):
 
 def test_a_class_is_a_folder_and_numbers_follow_the_alphabet(data):
     assert config(data).PRETRAINING.NUM_CLASSES == 3
-    samples = images.list_images(str(data / "train"))
+    samples = images.images_in(config(data), "train").samples
     assert len(samples) == 24 and [label for _, label in samples] == [0] * 8 + [1] * 8 + [2] * 8
     assert samples[8][0] == str(data / "train" / CLASSES[1] / "0.png")
 
@@ -73,8 +73,8 @@ def test_folders_with_different_classes_are_one_line_that_names_them(own):
     with pytest.raises(UsageError) as error:
         config(own)
     message = str(error.value)
-    assert f"only {own / 'train'} has green" in message
-    assert f"only {own / 'val'} has grün" in message and "\n" not in message
+    assert f"{own / 'train'} and {own / 'val'} have different classes" in message
+    assert message.endswith("only one has green, grün") and "\n" not in message
 
 
 def test_evaluation_alone_needs_no_training_images(own, tmp_path):
@@ -87,14 +87,14 @@ def test_evaluation_alone_needs_no_training_images(own, tmp_path):
 
 def test_a_class_without_images_is_named(own):
     (own / "train" / "nothing").mkdir()
-    with pytest.raises(UsageError, match="nothing has no image .*.jpeg"):
-        images.list_images(str(own / "train"))
+    with pytest.raises(UsageError, match="no valid file for the classes nothing.*.jpeg"):
+        config(own)
 
 
 @pytest.mark.parametrize("missing", ["", "train", "val"])
 def test_a_missing_folder_is_named(own, missing):
     (own / missing).rename(own.parent / "elsewhere")
-    with pytest.raises(UsageError, match="is not a folder with one folder a class") as error:
+    with pytest.raises(UsageError, match="has not one folder of images a class") as error:
         config(own)
     assert str(own / missing) in str(error.value)
 

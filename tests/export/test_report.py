@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gw_detectron.export.comparison import Detections, compare, score_limit
+from gw_detectron.export.report import Detections, compare, score_limit
 
 
 def detections(*rows, masks=None):
