@@ -81,9 +81,7 @@ class WeightsCheckpointer(DetectionCheckpointer):
                 f"the model's like {min(parameters)}"
             )
         stages = {n: f[1] for n in self.model.state_dict() if (f := _CONVOLUTION.search(n))}
-        wrong = []
-        if not missing.issuperset(stages):  # else it is a file of heads alone
-            wrong = [f"{name} {unfit[name]}" for name in stages if name in unfit]
+        wrong = [f"{name} {unfit[name]}" for name in stages if name in unfit]
         wrong += [
             f"{name} is not in the model"
             for name in incompatible.unexpected_keys

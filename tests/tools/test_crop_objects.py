@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 import crop_objects
-from gw_detectron.engine.pretraining.data import list_images
 from gw_detectron.errors import UsageError
 
 NAMES = ("crops_train", "crops_val")
@@ -43,7 +43,10 @@ def run(tmp_path):
 def test_pretraining_finds_the_crops_in_their_classes(run, tmp_path, capsys):
     run("crops_train")
     assert "train: 2 images: cat 1, dog 1" in capsys.readouterr().out
-    found = [(Path(path).parent.name, label) for path, label in list_images(tmp_path / "crops/val")]
+    found = [
+        (Path(path).parent.name, label)
+        for path, label in ImageFolder(tmp_path / "crops/val").samples
+    ]
     assert found == [("cat", 0), ("dog", 1)]
 
 
