@@ -76,15 +76,13 @@ def _load(metadata: Metadata) -> list[dict[str, Any]]:
 
 
 def _ensure_drawn(folder: str, num_train: int, num_val: int, seed: int) -> None:
-    """Of several processes that draw at once, one provides the files."""
-    if os.path.exists(folder):
-        return
+    """A folder that is there is left; of several processes that draw at once, one provides it."""
     try:
         with whole_folder(folder) as draft:
             _draw_split(draft, "train", num_train, [seed, 0])
             _draw_split(draft, "val", num_val, [seed, 1])
     except OSError as error:
-        if not os.path.exists(folder):  # else another process was quicker
+        if not os.path.exists(folder):
             raise UsageError(
                 f"Cannot write the built-in dataset to {folder} ({error.strerror}): make room "
                 "there, or set DETECTRON2_DATASETS to a directory that can be written"
