@@ -2,8 +2,6 @@
 """What a config's norms take from the features, whiten and cost; see --help."""
 
 import argparse
-import os
-import sys
 
 from arguments import add_overrides, add_trust, run_tool, tool_parser
 
@@ -32,11 +30,11 @@ columns:
                not below the layer's, that leaves at most 10% of white input's variance missing
 
 Region heads are counted as in training: ROI_HEADS.BATCH_SIZE_PER_IMAGE regions an image, in mask
-and keypoint heads the POSITIVE_FRACTION of them. No weights are loaded, no products computed.
+and keypoint heads the POSITIVE_FRACTION of them.
 
 examples:
   analyze_config.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_4conv1fc_1x_gw.yaml
-  analyze_config.py --config-file my_config.yaml --size 320 480 --csv norms.csv --plot norms.png \\
+  analyze_config.py --config-file my_config.yaml --size 320 480 --csv norms.csv \\
     MODEL.RESNETS.NORM "GW(num_groups=16)"
   analyze_config.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_2fc_1x_gw.py \\
     model.backbone.norm=GW
@@ -61,7 +59,6 @@ def argument_parser() -> argparse.ArgumentParser:
         "Default: a wide image at INPUT.MIN_SIZE_TEST, for a LazyConfig 800 1333",
     )
     parser.add_argument("--csv", metavar="FILE", help="write the table there, unrounded")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the share of freedom by depth")
     add_trust(parser)
     add_overrides(parser)
     return parser
@@ -69,26 +66,17 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.errors import UsageError
-    from gw_detectron.norms.model import analyze, build_from_config
-    from gw_detectron.norms.report import save_csv, save_share_plot, terminal_report
-    from gw_detectron.runs.plot import require_plottable
+    from gw_detectron.norms.analysis import analyze, build_from_config, save_csv, terminal_report
 
-    if args.plot:
-        require_plottable(args.plot)
     if args.size and min(args.size) < 1:
         raise UsageError(f"--size {args.size[0]} {args.size[1]}: both are at least 1")
     model, size = build_from_config(args.config_file, args.opts, args.trust_config)
     height, width = args.size or size
     rows, flops = analyze(model, height, width)
-    if not rows:
-        raise UsageError(f"the model of {args.config_file} has no norm")
     print(f"{args.config_file}, an image of {height} x {width}; columns: see --help\n")
-    in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print(terminal_report(rows, flops, in_color), end="")
+    print(terminal_report(rows, flops))
     if args.csv:
         save_csv(rows, args.csv)
-    if args.plot:
-        save_share_plot(rows, args.plot)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,11 @@ import math
 import os
 import shlex
 import sys
-import time
 
 from arguments import add_overrides, add_trust, run_tool, tool_parser
 
 NORMS = ("GW", "GW Triton", "GW PyTorch", "textbook", "compiled", "GN", "FrozenBN")
 DTYPES = ("float32", "tf32", "float16", "bfloat16")
-PARTS = (
-    "layers-bfloat16",
-    "models-amp",
-    "layers-tf32",
-    "models-tf32",
-    "layers-float32",
-    "compiled",
-    "models-float32",
-)
 
 LAYERS = """
 Measures norms on every distinct input that a GW layer has in a training step of the config's model;
@@ -33,9 +23,6 @@ by default Mask R-CNN R-50-FPN with the 4conv1fc box head, GW in backbone, FPN a
   compiled    torch.compile of the textbook's
   GN          nn.GroupNorm
   FrozenBN    Detectron2's FrozenBatchNorm2d
-
-example:
-  benchmark.py layers --norms GN GW textbook
 """
 MODEL = """
 Measures Detectron2's training step (forward, backward, optimizer) and inference of a config with
@@ -50,24 +37,18 @@ example:
   benchmark.py model --norms GN GW --textbook \\
     --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_gn.yaml
 """
-GPU = f"""
-Measures all that docs/performance.md has of a GPU in several parts, what matters most first:
-
-  {" ".join(PARTS)}
-
-Layers are those of Mask R-CNN R-50-FPN with the 4conv1fc box head, for one image. GW is measured by
-Triton's kernels and by PyTorch's operators, in calls from Python and on the GPU alone, in a CUDA
-graph. Models are Mask R-CNN R-50-FPN with two images: FrozenBN, GN, GW at S1-B2, GW everywhere.
-
-example:
-  benchmark.py gpu --parts layers-bfloat16 models-amp
+GPU = """
+Measures all that docs/performance.md has of a GPU, what matters most first: layers in bfloat16,
+models in mixed precision, both in TF32, both in float32. Layers are those that `layers` measures by
+default, models Mask R-CNN R-50-FPN with two images and FrozenBN, GN, GW at S1-B2, GW everywhere.
+GW is measured by Triton's kernels and by PyTorch's operators.
 """
 OUTPUT = """
 All take turns in every round, each round beginning with another one. A cell has the median, ± the
 interquartile range in percent of it, and the ratio to the first norm or model, "x". What fails is
 noted and left out. The threads on a CPU are OMP_NUM_THREADS. The output directory gets the tables
-in benchmark.md, the ratios drawn in benchmark.png, and every round in benchmark.json; after Ctrl-C,
-what was measured until then.
+in benchmark.md and every round in benchmark.csv, both written as the results come. Without a GPU,
+or with MODEL.DEVICE cpu, the CPU is measured.
 """
 
 
@@ -81,7 +62,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--norms",
         nargs="+",
         choices=NORMS,
-        default=["GW", "textbook", "compiled", "GN", "FrozenBN"],
+        default=["GW", "textbook", "GN", "FrozenBN"],
         metavar="NORM",
         help="the first is what the others are compared with (default: %(default)s)",
     )
@@ -98,7 +79,7 @@ def argument_parser() -> argparse.ArgumentParser:
     for level in (layers, model):
         level.set_defaults(seconds=math.inf)
         level.add_argument(
-            "--images", type=_positive, default=1, metavar="N", help="default: %(default)s"
+            "--images", type=int, default=1, metavar="N", help="default: %(default)s"
         )
         level.add_argument(
             "--dtype",
@@ -107,19 +88,16 @@ def argument_parser() -> argparse.ArgumentParser:
             help="tf32 is float32 with TF32 in products; a half type is that of a layer's input "
             "and parameters, or of a model's mixed precision (default: %(default)s)",
         )
+        add_trust(level)
 
     gpu = _add_level(levels, "gpu", "everything, in few minutes", GPU)
-    gpu.set_defaults(device="cuda", rounds=6, output="output/benchmark-gpu")
-    gpu.set_defaults(config_file=None, images=1, dtype="float32")
-    gpu.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="default: all"
-    )
+    gpu.set_defaults(rounds=6)
     gpu.add_argument(
         "--seconds",
-        type=_positive,
+        type=int,
         default=235,
         metavar="N",
-        help="after which no other input, round or part is begun (default: %(default)s)",
+        help="after which it ends with what it has measured (default: %(default)s)",
     )
     return parser
 
@@ -135,64 +113,42 @@ def _add_level(
         epilog=OUTPUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
-    parser.add_argument(
-        "--rounds", type=_positive, default=20, metavar="N", help="default: %(default)s"
-    )
-    output = f"output/benchmark/{name}"
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="default: %(default)s")
+    output = f"output/benchmark-{name}"
     parser.add_argument("--output", default=output, metavar="DIR", help="default: %(default)s")
-    add_trust(parser)
     add_overrides(parser)
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
-
-
 def main(args: argparse.Namespace) -> None:
-    """Saves the results whenever there are more, and prints them at the end."""
     import torch
 
     from gw_detectron.benchmark import measure, results, workload
-    from gw_detectron.model_zoo import get_config_file
+    from gw_detectron.errors import UsageError
 
-    of_paper = args.level == "layers" and not args.config_file
-    setup = workload.Setup(
-        config_file=args.config_file or get_config_file(measure.LAYERS_CONFIG),
-        opts=[*measure.LAYERS_OPTS, *args.opts] if of_paper else args.opts,
-        trust=args.trust_config,
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        dtype=args.dtype,
-        num_images=args.images,
-        rounds=args.rounds,
-        deadline=time.monotonic() + args.seconds,
-    )
     if args.level == "gpu":
-        steps = measure.measure_parts(setup, args.parts)
-    elif args.level == "layers":
-        inputs = workload.find_inputs(setup)
-        steps = ({"Layers": of} for of in measure.measure_layers(setup, inputs, args.norms))
+        if not torch.cuda.is_available():
+            raise UsageError("this machine has no GPU that PyTorch can use")
+        rows = measure.measure_gpu(args.opts, args.rounds)
     else:
-        of_models = measure.measure_models(setup, args.norms, args.textbook)
-        steps = ({"Whole models": of} for of in of_models)
-    backend = os.environ.get("GW_BACKEND")
-    variable = f"GW_BACKEND={backend} " if backend else ""
-    command = variable + shlex.join(["tools/benchmark.py", *sys.argv[1:]])
-    parts = {}
-    try:
-        for parts in steps:
-            results.save(args.output, command, parts)
-    finally:
-        results.save_picture(args.output, parts)
-    print(
-        f"\n{results.markdown(command, parts)}\nThese tables are in {args.output}, with a picture"
-    )
-    if not any(part.measured() for part in parts.values()):
-        sys.exit("nothing could be measured")
+        opts = args.opts if args.config_file else [*measure.GW_IN_BOX_HEAD, *args.opts]
+        cfg = workload.benchmark_config(
+            args.config_file or measure.MASK_RCNN, opts, args.trust_config
+        )
+        if args.level == "layers":
+            inputs = workload.find_inputs(cfg, args.images)
+            rows = measure.measure_layers(
+                inputs, args.norms, cfg.MODEL.DEVICE, args.dtype, args.rounds
+            )
+        else:
+            ways = ("GW", "textbook") if args.textbook else ("GW",)
+            rows = measure.measure_models(
+                cfg, args.norms, args.dtype, args.images, args.rounds, ways
+            )
+    variables = [f"GW_BACKEND={os.environ['GW_BACKEND']}"] if "GW_BACKEND" in os.environ else []
+    command = shlex.join([*variables, "tools/benchmark.py", *sys.argv[1:]])
+    print("\n" + results.collect(rows, command, args.output, args.seconds))
+    print(f"These tables are in {args.output}")
 
 
 if __name__ == "__main__":

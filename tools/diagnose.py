@@ -28,7 +28,10 @@ def argument_parser() -> argparse.ArgumentParser:
         EPILOG,
     )
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN_DIR", help="an OUTPUT_DIR, or a directory with several"
+        "runs",
+        nargs="*",
+        metavar="RUN_DIR",
+        help="an OUTPUT_DIR, or a directory with several",
     )
     parser.add_argument(
         "--config-file", metavar="FILE", help="the YAML config of one more detector"
@@ -41,7 +44,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--on",
         metavar="NAME",
         help="the dataset with the images, of --dataset's or Detectron2's own (default: that of "
-        "--dataset if there is one, else the first in the detectors' DATASETS.TEST)",
+        "--dataset if there is one, else the first in the first detector's DATASETS.TEST)",
     )
     parser.add_argument(
         "--images",
@@ -71,9 +74,7 @@ def main(args: argparse.Namespace) -> None:
     from gw_detectron.errors import UsageError
     from gw_detectron.runs import diagnosis
 
-    detectors, left_out = diagnosis.find_detectors(args.runs, args.trust_config)
-    for line in left_out:
-        print(f"left out: {line}")
+    detectors = diagnosis.find_detectors(args.runs, args.trust_config)
     if args.config_file:
         detectors.append((args.config_file, args.weights))
     elif args.weights:

@@ -2,6 +2,7 @@
 """The detections of runs beside the ground truth, where the runs differ most; see --help."""
 
 import argparse
+import os
 
 from arguments import add_dataset, add_trust, run_tool, tool_parser
 
@@ -53,28 +54,30 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.data import register_datasets
+    from gw_detectron.errors import UsageError
     from gw_detectron.runs.detections import (
-        AP_NAMES,
         common_dataset,
+        find_detections,
         find_sources,
         load_ground_truth,
     )
-    from gw_detectron.runs.page import visualize
+    from gw_detectron.runs.page import save_page
 
-    sources, left_out = find_sources(args.runs, args.trust_config)
-    for line in left_out:
-        print(f"left out: {line}")
+    sources = find_sources(args.runs, args.trust_config)
     datasets = register_datasets(args.dataset)
     name = args.on or (datasets[0].name if len(datasets) == 1 else common_dataset(sources))
     truth = load_ground_truth(name)
-    runs = visualize(
-        sources, truth, args.output, args.images, args.threshold, trust=args.trust_config
-    )
+    try:
+        os.makedirs(args.output, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {args.output}: {error.strerror}") from error
+    runs = find_detections(sources, truth, args.output, args.trust_config)
+    page = os.path.join(args.output, "index.html")
+    save_page(page, runs, args.images, args.threshold)
     for run in runs:
-        aps = ", ".join(f"{AP_NAMES[task]} {aps.dataset:.2f}" for task, aps in run.aps.items())
-        print(f"{run.label}: {aps} on {name}, from {run.file}")
+        print(run.summary)
     total = len(truth.coco.imgs)
-    print(f"{min(args.images, total)} of {total} images are drawn in {args.output}/index.html")
+    print(f"{min(args.images, total)} of {total} images are drawn in {page}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import functools
 import itertools
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,17 +23,17 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from ..errors import one_line
 from ..layers import GroupWhitening, set_backend
 from ..layers.backend import backend_for
 from ..norms.probe import watching
 
-# What is measured, e.g. "inference, ms" -> a value for each round, or a single one, of memory in MB
-Costs = dict[str, list[float]]
-
 SAVED = "memory saved for the backward, MB"
-STEP = "forward + backward"  # of a layer; on a GPU it is also timed without the host
-ALONE = f"{STEP} on the GPU alone, ms"
+INFERENCE = "inference, ms"
+STEP = "forward + backward, ms"  # of a layer; on a GPU it is also timed without the host
+ALONE = "forward + backward on the GPU alone, ms"
 
 
 @dataclass
@@ -40,8 +41,8 @@ class Work:
     """
     Attributes:
         module: a layer or a whole model.
-        forward: of training.
-        timed: what is timed, by name.
+        forward: of training, for what it saves.
+        timed: what is timed, by its quantity.
         backend: what computes GW, see :func:`set_backend`.
     """
 
@@ -49,34 +50,6 @@ class Work:
     forward: Callable[[], object]
     timed: dict[str, Callable[[], object]]
     backend: str | None = None
-
-    def warm_up(self) -> None:
-        """
-        Calls everything, for what happens in a first call only.
-
-        Raises:
-            RuntimeError: Triton's kernels were asked for, and PyTorch computes GW in their place.
-        """
-        asked = (GroupWhitening,) if self.backend == "triton" else ()
-        with watching(self.module, _require_triton, asked), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's compiler about itself
-            for call in self.timed.values():
-                call()
-
-    def memory(self, on_gpu: bool) -> Costs:
-        """What the forward keeps, and on a GPU the peaks of what is timed."""
-        there = [*self.module.parameters(), *self.module.buffers()]
-        costs = {SAVED: [saved_bytes(self.forward, there) / 1e6]}
-        for name, call in self.timed.items() if on_gpu else ():
-            costs[f"peak memory of {name}, MB"] = [_peak_bytes(call) / 1e6]
-        return costs
-
-    def measures(self, on_gpu: bool) -> Iterator[tuple[str, Callable[[], float]]]:
-        """(quantity, what takes its seconds)"""
-        for name, call in self.timed.items():
-            yield f"{name}, ms", functools.partial(_seconds, call, on_gpu)
-            if on_gpu and name == STEP:
-                yield ALONE, functools.partial(_seconds_alone, call)
 
 
 def layer_work(layer: nn.Module, x: Tensor, backend: str | None = None) -> Work:
@@ -92,8 +65,7 @@ def layer_work(layer: nn.Module, x: Tensor, backend: str | None = None) -> Work:
     def step() -> None:
         torch.autograd.grad(layer(x), sources, dy)
 
-    forward = functools.partial(layer, x)
-    return Work(layer, forward, {"inference": infer, STEP: step}, backend)
+    return Work(layer, functools.partial(layer, x), {INFERENCE: infer, STEP: step}, backend)
 
 
 def model_work(
@@ -125,57 +97,93 @@ def model_work(
         with torch.no_grad(), autocast():
             model(images)
 
-    return Work(model, forward, {"training step": step, "inference": infer}, backend)
+    return Work(model, forward, {"training step, ms": step, INFERENCE: infer}, backend)
 
 
 def in_turns(
-    makers: Mapping[str, Callable[[], Work]],
-    rounds: int,
-    on_gpu: bool,
-    fail: Callable[[str, Exception], None],
-) -> Iterator[dict[str, Costs]]:
+    makers: Mapping[str, Callable[[], Work]], rounds: int, on_gpu: bool, **place: str
+) -> Iterator[dict[str, Any]]:
     """
-    Yields after each round what each piece of work has cost so far, the same dict every time.
+    Yields each value when it is measured, times in ms and memory in MB, as {"name", "quantity",
+    "round", "value"} and the place. What fails has a "failure" instead of the value, and no
+    quantity where nothing of that name can be measured.
 
     Args:
-        makers: of the pieces, by name.
-        fail: takes what failed and its error; it is left out.
+        makers: of the pieces of work, by name.
+        place: what every row has, and the progress bar shows.
     """
-    works, costs = {}, {}
+    works: deque[tuple[str, Work]] = deque()
     try:
         for name, make in makers.items():
             try:
                 work = make()
                 set_backend(work.backend)
-                work.warm_up()
-                works[name], costs[name] = work, work.memory(on_gpu)
+                _warm_up(work)
+                memory = _memory(work, on_gpu).items()
+                rows = [{"quantity": of, "round": 0, "value": value} for of, value in memory]
+                works.append((name, work))
             except Exception as error:
-                fail(name, error)
-        for turn in range(rounds):
-            for index in range(len(works)):
-                name = list(works)[(turn + index) % len(works)]
-                set_backend(works[name].backend)
-                for quantity, measure in works[name].measures(on_gpu):
+                rows = [{"quantity": "", "failure": one_line(error)}]
+            yield from ({**place, "name": name, **row} for row in rows)
+        for turn in tqdm(range(rounds), desc=", ".join(place.values()), unit="round"):
+            for name, work in works:
+                set_backend(work.backend)
+                for quantity, measure in _times(work, on_gpu):
+                    row = {**place, "name": name, "quantity": quantity, "round": turn}
                     try:
-                        costs[name].setdefault(quantity, []).append(1e3 * measure())
+                        yield {**row, "value": measure()}
                     except Exception as error:
-                        fail(f"{name}, {quantity}", error)
-            yield costs
+                        yield {**row, "failure": one_line(error)}
+            works.rotate(-1)
     finally:
         set_backend(None)
 
 
-def _seconds(call: Callable[[], object], on_gpu: bool) -> float:
+def _warm_up(work: Work) -> None:
+    """Calls everything, for what happens in a first call only."""
+    asked = (GroupWhitening,) if work.backend == "triton" else ()
+    with watching(work.module, _require_triton, asked), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's compiler about itself
+        for call in work.timed.values():
+            call()
+
+
+def _require_triton(name: str, layer: GroupWhitening, x: Tensor, _: Tensor) -> None:
+    if not backend_for(x, layer.num_groups).__name__.endswith("triton_kernels"):
+        raise RuntimeError(
+            "Triton's kernels do not run here: they need a GPU or TRITON_INTERPRET=1, and an input "
+            "that they cover"
+        )
+
+
+def _memory(work: Work, on_gpu: bool) -> dict[str, float]:
+    """What the forward keeps, and on a GPU the peaks of what is timed."""
+    there = [*work.module.parameters(), *work.module.buffers()]
+    memory = {SAVED: saved_bytes(work.forward, there) / 1e6}
+    for quantity, call in work.timed.items() if on_gpu else ():
+        memory[f"peak memory of {quantity.removesuffix(', ms')}, MB"] = _peak_bytes(call) / 1e6
+    return memory
+
+
+def _times(work: Work, on_gpu: bool) -> Iterator[tuple[str, Callable[[], float]]]:
+    """(quantity, what measures it)"""
+    for quantity, call in work.timed.items():
+        yield quantity, functools.partial(_milliseconds, call, on_gpu)
+        if on_gpu and quantity == STEP:
+            yield ALONE, functools.partial(_milliseconds_alone, call)
+
+
+def _milliseconds(call: Callable[[], object], on_gpu: bool) -> float:
     """Of a call from Python; on a GPU many calls are queued, as in training."""
     from torch.utils.benchmark import Timer  # its import may log lines
 
     threads = torch.get_num_threads()
     clock = {"timer": time.process_time} if threads == 1 and not on_gpu else {}
     timer = Timer("call()", globals={"call": call}, num_threads=threads, **clock)
-    return timer.blocked_autorange(min_run_time=0.002 if on_gpu else 0.01).median
+    return 1e3 * timer.blocked_autorange(min_run_time=0.002 if on_gpu else 0.01).median
 
 
-def _seconds_alone(call: Callable[[], object]) -> float:
+def _milliseconds_alone(call: Callable[[], object]) -> float:
     """Of a call on the GPU without the host: a CUDA graph of several calls is replayed."""
     from triton.testing import do_bench_cudagraph
 
@@ -185,16 +193,16 @@ def _seconds_alone(call: Callable[[], object]) -> float:
         call()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return do_bench_cudagraph(call, rep=5, return_mode="median") / 1e3
+    return do_bench_cudagraph(call, rep=5, return_mode="median")
 
 
 def copy_bandwidth() -> float:
-    """Bytes read and written a second by a copy on the GPU that no cache holds."""
+    """Bytes that a copy on the GPU, too large for a cache, reads and writes in a millisecond."""
     from triton.testing import do_bench
 
     source = torch.zeros(2**28, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * 2**28 / (do_bench(lambda: target.copy_(source), return_mode="median") / 1e3)
+    return 2 * 2**28 / do_bench(lambda: target.copy_(source), return_mode="median")
 
 
 def saved_bytes(forward: Callable[[], object], there: Iterable[Tensor]) -> int:
@@ -226,11 +234,3 @@ def _peak_bytes(call: Callable[[], object]) -> int:
     before = torch.cuda.memory_allocated()
     call()
     return torch.cuda.max_memory_allocated() - before
-
-
-def _require_triton(name: str, layer: GroupWhitening, x: Tensor, _: Tensor) -> None:
-    if not backend_for(x, layer.num_groups).__name__.endswith("triton_kernels"):
-        raise RuntimeError(
-            "Triton's kernels do not run here: they need a GPU or TRITON_INTERPRET=1, and an input "
-            "that they cover"
-        )

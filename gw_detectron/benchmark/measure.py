@@ -4,32 +4,32 @@ norms, and on a GPU both in several types.
 """
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import get_norm
 from torch import nn
-from tqdm import tqdm
 
-from ..config import flatten
+from ..config import flatten, load_config
 from ..errors import UsageError
 from ..layers import GroupWhitening
+from ..model_zoo import get_config_file
+from ..norms.probe import find_norms
 from ..runs.config_norms import parse_entries
-from .costs import Work, copy_bandwidth, in_turns, layer_work, model_work
-from .results import Results
+from .costs import ALONE, INFERENCE, STEP, Work, copy_bandwidth, in_turns, layer_work, model_work
 from .textbook import TextbookGroupWhitening, use_textbook
-from .workload import DTYPES, LayerInput, Setup, build, find_inputs
+from .workload import LayerInput, benchmark_config, build, find_inputs, noise_images
 
-# GW in every part of Mask R-CNN that takes a norm
-LAYERS_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_gw.yaml"
-LAYERS_OPTS = (
-    "MODEL.ROI_BOX_HEAD.NUM_CONV", "4", "MODEL.ROI_BOX_HEAD.NUM_FC", "1",
-    "MODEL.ROI_BOX_HEAD.NORM", "GW",
-)  # fmt: skip
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,  # whose matrix products may use TF32
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 # Name -> a norm in the place of a GW layer
 NORMS: dict[str, Callable[[GroupWhitening], nn.Module]] = {
@@ -44,63 +44,52 @@ NORMS: dict[str, Callable[[GroupWhitening], nn.Module]] = {
 # Those that a backend computes; GW has the one that GW_BACKEND names
 _BACKENDS = {"GW Triton": "triton", "GW PyTorch": "torch"}
 
-_NORMS = ("GN", *_BACKENDS, "textbook", "FrozenBN")
-_COMPILED = ("GN", "GW Triton", "textbook", "compiled")
-# Of the benchmark of a GPU: name -> title, type, the norms of layers or none for whole models, what
-# matters most first
-PARTS: dict[str, tuple[str, str, Sequence[str]]] = {
-    "layers-bfloat16": ("Layers, bfloat16", "bfloat16", _NORMS),
-    "models-amp": ("Whole models, mixed precision", "float16", ()),  # as SOLVER.AMP has it
-    "layers-tf32": ("Layers, TF32", "tf32", _NORMS),
-    "models-tf32": ("Whole models, TF32", "tf32", ()),
-    "layers-float32": ("Layers, float32", "float32", _NORMS),
-    "compiled": ("Layers with torch.compile, bfloat16", "bfloat16", _COMPILED),
-    "models-float32": ("Whole models, float32", "float32", ()),
-}
-_EVERYWHERE = (
-    "{0} everywhere: MODEL.BACKBONE.NAME build_resnet_fpn_backbone MODEL.RESNETS.NORM {0} "
-    "MODEL.FPN.NORM {0} MODEL.ROI_MASK_HEAD.NORM {0}"
-)
+MASK_RCNN = get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_gw.yaml")
+# With them GW is in every part of Mask R-CNN that takes a norm
+GW_IN_BOX_HEAD = (
+    "MODEL.ROI_BOX_HEAD.NUM_CONV", "4", "MODEL.ROI_BOX_HEAD.NUM_FC", "1",
+    "MODEL.ROI_BOX_HEAD.NORM", "GW",
+)  # fmt: skip
 _MODELS = (
     "FrozenBN: MODEL.RESNETS.NORM FrozenBN MODEL.FPN.NORM '' MODEL.ROI_MASK_HEAD.NORM ''",
-    _EVERYWHERE.format("GN"),
+    "GN",
     "GW at S1-B2: MODEL.FPN.NORM '' MODEL.ROI_MASK_HEAD.NORM ''",
-    _EVERYWHERE.format("GW"),
+    "GW",
 )
+# Of the benchmark of a GPU: whether of layers or of models, and the type, what matters most first
+_PARTS = (
+    ("layers", "bfloat16"), ("models", "float16"),  # as SOLVER.AMP has it
+    ("layers", "tf32"), ("models", "tf32"), ("layers", "float32"), ("models", "float32"),
+)  # fmt: skip
 
 
 def measure_layers(
-    setup: Setup, inputs: Sequence[LayerInput], norms: Sequence[str]
-) -> Iterator[Results]:
+    inputs: Sequence[LayerInput], norms: Sequence[str], device: str, dtype: str, rounds: int
+) -> Iterator[dict[str, Any]]:
     """
-    Yields after each input the results so far, the same every time. What fails is noted and left
-    out.
+    Yields the rows of :func:`in_turns` for every input, with "part" and "input". On a GPU the last
+    name is "floor": the time of a copy that moves as much as GW has to (docs/performance.md).
 
     Args:
         inputs: see :func:`find_inputs`.
         norms: of NORMS, the baseline first.
+        device: of the inputs' model.
+        dtype: of DTYPES.
 
     Raises:
-        UsageError: there is no GPU for what asks for one.
+        UsageError: TF32 is asked of a CPU.
     """
-    setup.set_precision()
-    on_gpu, dtype = setup.device == "cuda", DTYPES[setup.dtype]
-    results = Results(setup.about(), norms)
-    if on_gpu:
-        bandwidth = copy_bandwidth()
-        results.about["copy bandwidth"] = f"{bandwidth / 1e9:.0f} GB/s"
-        results.bandwidth = bandwidth / dtype.itemsize
-    for count, at in enumerate(tqdm(inputs, unit="input"), start=1):
-        if "compiled" in norms:
-            torch.compiler.reset()  # or it would give up after some shapes
-        x = torch.randn(at.shape, device=setup.device, dtype=dtype)
+    on_gpu = _set_precision(device, dtype)
+    bandwidth = copy_bandwidth() if on_gpu else math.nan
+    for at in inputs:
+        torch.compiler.reset()  # or it would give up after some shapes
+        x = torch.randn(at.shape, device=device, dtype=DTYPES[dtype])
+        place = {"part": f"Layers, {dtype}", "input": str(at)}
         makers = {norm: partial(_norm_work, norm, at.layer, x) for norm in norms}
-        *_, costs = in_turns(makers, setup.rounds, on_gpu, partial(results.fail, at=at))
-        results.costs.append((at, costs))
-        results.about["measured"] = f"{count} of {len(inputs)} inputs"
-        yield results
-        if time.monotonic() > setup.deadline:
-            break
+        yield from in_turns(makers, rounds, on_gpu, **place)
+        for quantity, tensors in {INFERENCE: 3, STEP: 8, ALONE: 8}.items() if on_gpu else ():
+            row = {"name": "floor", "quantity": quantity, "round": 0}
+            yield {**place, **row, "value": tensors * x.nbytes / bandwidth}
 
 
 def _norm_work(norm: str, layer: GroupWhitening, x: torch.Tensor) -> Work:
@@ -108,90 +97,73 @@ def _norm_work(norm: str, layer: GroupWhitening, x: torch.Tensor) -> Work:
 
 
 def measure_models(
-    setup: Setup,
-    norms: Sequence[str] = (),
-    textbook: bool = False,
-    backends: Mapping[str, str | None] = {"": None},  # noqa: B006
-) -> Iterator[Results]:
+    cfg: CfgNode,
+    norms: Sequence[str],
+    dtype: str,
+    num_images: int,
+    rounds: int,
+    ways: Sequence[str] = ("GW",),
+) -> Iterator[dict[str, Any]]:
     """
-    Yields after each round the results so far, the same every time, of Detectron2's own training
-    step and inference. A model that fails is noted and left out.
+    Yields the rows of :func:`in_turns`, with "part" and "input", of Detectron2's own training step
+    and inference.
 
     Args:
+        cfg: see :func:`benchmark_config`.
         norms: entries, see :func:`parse_entries`; none to take the config as it is.
-        textbook: whether to measure each model with GW also with the textbook's layer.
-        backends: what is added to the name of a model with GW -> what computes GW.
+        dtype: of DTYPES; a half type is that of mixed precision.
+        ways: of computing GW, by NORMS: a model with GW is measured with each.
 
     Raises:
         UsageError: on a mistake in any of these.
     """
-    setup.set_precision()
-    dtype, images, makers = DTYPES[setup.dtype], setup.images(), {}
-    if dtype is not torch.float32 and setup.device == "cpu":
+    on_gpu = _set_precision(cfg.MODEL.DEVICE, dtype)
+    if DTYPES[dtype] is not torch.float32 and not on_gpu:
         raise UsageError(
-            f"--dtype {setup.dtype}: Detectron2's mixed precision needs a GPU; the layers can be "
+            f"--dtype {dtype}: Detectron2's mixed precision needs a GPU; the layers can be "
             "measured without one"
         )
-    entries = parse_entries(norms, flatten(setup.config()))
-    configs = {entry.name: setup.config(entry.overrides) for entry in entries}
-    configs = configs or {Path(setup.config_file).stem: setup.config()}
-    variants = [(*backend, False) for backend in backends.items()]
-    variants += [(", textbook", None, True)] * textbook
-    for name, cfg in configs.items():
-        for suffix, backend, is_textbook in variants:
-            model = build(cfg, images)
-            if not any(isinstance(module, GroupWhitening) for module in model.modules()):
-                makers[name] = partial(model_work, model, cfg, images, dtype)
+    images, makers = noise_images(cfg, num_images), {}
+    entries = {entry.name: entry.overrides for entry in parse_entries(norms, flatten(cfg))}
+    for name, overrides in (entries or {"the config": ()}).items():
+        changed = load_config(opts=overrides, cfg=cfg.clone())
+        for way in ways:
+            model = build(changed, images)
+            arguments = model, changed, images, DTYPES[dtype], _BACKENDS.get(way)
+            if not find_norms(model, (GroupWhitening,)):
+                makers[name] = partial(model_work, *arguments)
                 break
-            if is_textbook:
+            if way == "textbook":
                 use_textbook(model)
-            makers[name + suffix] = partial(model_work, model, cfg, images, dtype, backend)
-    if textbook and list(makers) == list(configs):
-        raise UsageError("--textbook: there is no GW layer in any of the models")
-    results = Results(setup.about(), list(makers))
-    height, width = images[0]["image"].shape[1:]
-    results.about["images"] = f"{len(images)} of {height}x{width}"
-    turns = in_turns(makers, setup.rounds, setup.device == "cuda", results.fail)
-    for count, costs in enumerate(tqdm(turns, total=setup.rounds, unit="round"), start=1):
-        results.costs = [(None, costs)]
-        results.about["measured"] = f"{count} of {setup.rounds} rounds"
-        yield results
-        if time.monotonic() > setup.deadline:
-            break
+            suffix = "" if way == "GW" else f", {way.removeprefix('GW ')}"
+            makers[name + suffix] = partial(model_work, *arguments)
+    size = "x".join(map(str, images[0]["image"].shape))
+    place = {"part": f"Whole models, {dtype}", "input": f"{num_images}x{size}"}
+    yield from in_turns(makers, rounds, on_gpu, **place)
 
 
-def measure_parts(setup: Setup, names: Sequence[str]) -> Iterator[dict[str, Results]]:
+def measure_gpu(opts: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
     """
-    Yields the results so far, by the parts' titles: after each input of layers, which are those of
-    one image, and after each round of models, with two. A part that fails is noted.
-
-    Args:
-        names: of PARTS.
+    Yields the rows of Mask R-CNN's layers, for one image, and of whole models, for two.
 
     Raises:
-        UsageError: on a mistake in the setup.
+        UsageError: on a mistake in the overrides.
     """
-    setup.set_precision()
-    setup.config()
-    parts: dict[str, Results] = {}
-    inputs: list[LayerInput] = []
-    backends = {f", {name.removeprefix('GW ')}": backend for name, backend in _BACKENDS.items()}
-    for name in names:
-        title, dtype, norms = PARTS[name]
-        part = replace(setup, dtype=dtype, num_images=1 if norms else 2)
-        parts[title] = Results({}, ())
-        try:
-            if time.monotonic() > setup.deadline:
-                parts[title].about["measured"] = "nothing, the time was up"
-                yield parts
-            elif norms:
-                part = replace(part, opts=(*LAYERS_OPTS, *setup.opts))
-                inputs = inputs or find_inputs(part)
-                for parts[title] in measure_layers(part, inputs, norms):
-                    yield parts
-            else:
-                for parts[title] in measure_models(part, _MODELS, backends=backends):
-                    yield parts
-        except Exception as error:
-            parts[title].fail("this part", error)
-            yield parts
+    cfg = benchmark_config(MASK_RCNN, opts)
+    inputs = find_inputs(benchmark_config(MASK_RCNN, [*GW_IN_BOX_HEAD, *opts]))
+    norms = ("GN", *_BACKENDS, "textbook", "FrozenBN")
+    for part, dtype in _PARTS:
+        if part == "layers":
+            yield from measure_layers(inputs, norms, cfg.MODEL.DEVICE, dtype, rounds)
+        else:
+            yield from measure_models(cfg, _MODELS, dtype, 2, rounds, tuple(_BACKENDS))
+
+
+def _set_precision(device: str, dtype: str) -> bool:
+    """Makes PyTorch compute float32 products as the dtype says; returns whether it is on a GPU."""
+    on_gpu = torch.device(device).type == "cuda"
+    if dtype == "tf32" and not on_gpu:
+        raise UsageError("--dtype tf32 is for a GPU; the CPU takes float32")
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    return on_gpu

@@ -8,12 +8,8 @@ proposal network does its own work all the same.
 """
 
 import math
-import os
-import platform
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -22,112 +18,54 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
-from torch.utils import collect_env
 
-from .. import __version__
-from ..config import load_config
+from ..config import choose_device, load_config
 from ..errors import UsageError, building
 from ..layers import GroupWhitening
 from ..norms.probe import watching
 
-DTYPES = {
-    "float32": torch.float32,
-    "tf32": torch.float32,  # whose matrix products may use TF32
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 _OBJECTS = 8  # an image; COCO has 7.3
 _ASPECT_RATIO = 5 / 3  # 800 x 1333
 
 
-@dataclass(frozen=True)
-class Setup:
+def benchmark_config(config_file: str, opts: Sequence[str] = (), trust: bool = False) -> CfgNode:
     """
-    What all that is compared has in common.
+    A config without weights and with a learning rate of 0, so that every step does the same.
 
-    Attributes:
+    Args:
         config_file, opts, trust: see :func:`load_config`.
-        device: "cpu" or "cuda".
-        dtype: one of DTYPES.
-        num_images: in a batch.
-        rounds: how often each time is taken.
-        deadline: of time.monotonic(), after which nothing new is begun.
+
+    Raises:
+        UsageError: on a mistake in any of these.
     """
+    cfg = load_config(config_file, opts, trust)
+    choose_device(cfg)
+    cfg.MODEL.WEIGHTS = ""
+    cfg.SOLVER.BASE_LR = 0.0
+    return cfg
 
-    config_file: str
-    opts: Sequence[str] = ()
-    trust: bool = False
-    device: str = "cpu"
-    dtype: str = "float32"
-    num_images: int = 1
-    rounds: int = 20
-    deadline: float = math.inf
 
-    def set_precision(self) -> None:
-        """
-        Makes PyTorch multiply and convolve float32 as the dtype says.
-
-        Raises:
-            UsageError: there is no GPU for what asks for one.
-        """
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UsageError("--device cuda: this machine has no GPU that PyTorch can use")
-        if self.dtype == "tf32" and self.device == "cpu":
-            raise UsageError("--dtype tf32 is for a GPU; the CPU takes float32")
-        torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = self.dtype == "tf32"
-
-    def config(self, overrides: Sequence[str] = ()) -> CfgNode:
-        """With a learning rate of 0, so that every step does the same."""
-        cfg = load_config(self.config_file, [*self.opts, *overrides], self.trust)
-        cfg.MODEL.WEIGHTS = ""
-        cfg.MODEL.DEVICE = self.device
-        cfg.SOLVER.BASE_LR = 0.0
-        return cfg
-
-    def images(self) -> list[dict[str, Any]]:
-        """
-        Noise of the config's test size, landscape, with random boxes that their masks fill; as
-        Detectron2's data loader gives it.
-        """
-        options = self.config().INPUT
-        height = options.MIN_SIZE_TEST
-        size = height, min(options.MAX_SIZE_TEST, round(_ASPECT_RATIO * height))
-        torch.manual_seed(0)
-        images = []
-        for _ in range(self.num_images):
-            boxes = _random_boxes(size, _OBJECTS)
-            corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].double().numpy()
-            instances = Instances(
-                size,
-                gt_boxes=Boxes(boxes),
-                gt_classes=torch.zeros(_OBJECTS, dtype=torch.int64),
-                gt_masks=PolygonMasks([[polygon] for polygon in corners]),
-            )
-            pixels = torch.randint(256, (3, *size), dtype=torch.uint8)
-            images.append({"image": pixels, "instances": instances})
-        return images
-
-    def about(self) -> dict[str, str]:
-        """What a reader of the figures has to know; heading -> text."""
-        file, threads = self.config_file, torch.get_num_threads()
-        if self.device == "cuda":
-            driver = collect_env.get_nvidia_driver_version(collect_env.run)
-            processor = (
-                f"{torch.cuda.get_device_name()}, driver {driver}, CUDA {torch.version.cuda}"
-            )
-        else:
-            name = re.search(r"Model name:\s*(.+)", str(collect_env.get_cpu_info(collect_env.run)))
-            processor = f"{name[1] if name else platform.machine()}, threads: {threads}"
-        return {
-            "config": " ".join([min(file, os.path.relpath(file), key=len), *self.opts]),
-            "rounds": str(self.rounds),
-            "arithmetic": self.dtype,
-            "processor": processor,
-            "versions": f"gw_detectron {__version__}, PyTorch {torch.__version__}, "
-            f"Python {platform.python_version()}",
-            "clock": "CPU time" if self.device == "cpu" and threads == 1 else "wall time",
-        }
+def noise_images(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
+    """
+    Noise of the config's test size, landscape, with random boxes that their masks fill; as
+    Detectron2's data loader gives it.
+    """
+    height = cfg.INPUT.MIN_SIZE_TEST
+    size = height, min(cfg.INPUT.MAX_SIZE_TEST, round(_ASPECT_RATIO * height))
+    torch.manual_seed(0)
+    images = []
+    for _ in range(count):
+        boxes = _random_boxes(size, _OBJECTS)
+        corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].double().numpy()
+        instances = Instances(
+            size,
+            gt_boxes=Boxes(boxes),
+            gt_classes=torch.zeros(_OBJECTS, dtype=torch.int64),
+            gt_masks=PolygonMasks([[polygon] for polygon in corners]),
+        )
+        pixels = torch.randint(256, (3, *size), dtype=torch.uint8)
+        images.append({"image": pixels, "instances": instances})
+    return images
 
 
 def build(cfg: CfgNode, images: Sequence[dict[str, Any]]) -> nn.Module:
@@ -180,36 +118,38 @@ def _random_boxes(size: tuple[int, int], count: int) -> Tensor:
     return torch.cat([corner, corner + sides], dim=1)
 
 
-@dataclass(frozen=True)
-class LayerInput:
+class LayerInput(NamedTuple):
     """
     What one or several GW layers with equal options take.
 
     Attributes:
         shape: (N, C, *spatial).
         layer: the first of them.
-        names: of all of them in the model.
+        count: how many they are.
     """
 
     shape: tuple[int, ...]
     layer: GroupWhitening
-    names: tuple[str, ...]
+    count: int
 
-    @property
-    def label(self) -> str:
-        return "x".join(map(str, self.shape))
+    def __str__(self) -> str:
+        """E.g. "1x256x50x84, 8 layers", with the options that are not the paper's."""
+        layers = "1 layer" if self.count == 1 else f"{self.count} layers"
+        usual = GroupWhitening(self.layer.num_channels).extra_repr().split(", ")
+        own = [option for option in self.layer.extra_repr().split(", ") if option not in usual]
+        return ", ".join(["x".join(map(str, self.shape)), layers, *own])
 
 
-def find_inputs(setup: Setup) -> list[LayerInput]:
+def find_inputs(cfg: CfgNode, num_images: int = 1) -> list[LayerInput]:
     """
     Every distinct input of the GW layers in a training step of the config's model, in the order of
     their use.
 
     Raises:
-        UsageError: on a mistake in the config, or if there is no GW layer.
+        UsageError: the config makes no model, or there is no GW layer in it.
     """
-    images = setup.images()
-    model = build(setup.config(), images)
+    images = noise_images(cfg, num_images)
+    model = build(cfg, images)
     found: dict[tuple, dict[str, GroupWhitening]] = {}
 
     def look(name: str, layer: GroupWhitening, x: Tensor, _: Tensor) -> None:
@@ -218,8 +158,8 @@ def find_inputs(setup: Setup) -> list[LayerInput]:
     with watching(model, look, (GroupWhitening,)), torch.no_grad(), EventStorage():
         model.train()(images)
     if not found:
-        raise UsageError(f"{setup.config_file}: there is no GW layer in the model to measure")
+        raise UsageError("there is no GW layer in the config's model to measure")
     return [
-        LayerInput(shape, next(iter(layers.values())), tuple(layers))
+        LayerInput(shape, next(iter(layers.values())), len(layers))
         for (shape, _), layers in found.items()
     ]

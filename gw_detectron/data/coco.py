@@ -184,7 +184,7 @@ def require_keys(entry: Any, keys: Sequence[str], where: str) -> None:
         elif key == "file_name":
             _require(isinstance(value, str), what, value, "a text")
         elif key in ("height", "width"):
-            _require(is_number(value) and value > 0, what, value, "a number of pixels")
+            _require(_are_numbers([value]) and value > 0, what, value, "a number of pixels")
 
 
 def _require(is_right: bool, what: str, value: Any, kind: str) -> None:
@@ -268,10 +268,6 @@ def check_object(
         mask,
         "a list of polygons [x, y, x, y, ...] or a run-length encoding of the image's size",
     )
-
-
-def is_number(value: Any) -> bool:
-    return _are_numbers([value])
 
 
 def _are_numbers(values: list[Any]) -> bool:

@@ -115,7 +115,7 @@ class Trainer(DefaultTrainer):
         if self.cfg.TEST.AUG.ENABLED:  # after the evaluation, before what writes the metrics
             built.insert(at + 1, hooks.EvalHook(0, self._evaluate_with_TTA))
         built.insert(at, StopWhenAsked())
-        if self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD:
+        if self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD > 0:
             built.append(NormDiagnosticsHook(self.model, self.cfg.MODEL.GW.DIAGNOSTICS_PERIOD))
         return built
 

@@ -16,7 +16,7 @@ from ..data.coco import adapt_config, register_datasets, require_files
 from ..errors import UsageError, building
 from ..norms.advice import warn_over_limit
 from .check import check_config
-from .detections import save_detection_sheet
+from .detection_sheet import save_detection_sheet
 from .failures import explained
 from .output_dir import claimed
 from .trainer import Trainer

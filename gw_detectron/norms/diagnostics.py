@@ -8,55 +8,39 @@ whatever the norm and its own groups, so that norms can be compared.
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
 from ..layers import GroupWhitening
 from ..layers.whitening_matrix import newton, zca
-from .probe import find_norms, kind_of
+from .probe import kind_of
 from .theory import largest_divisor
-
-__all__ = ["STATISTICS", "NormMeter", "common_groups", "covariances", "spectrum_statistics"]
 
 # What spectrum_statistics tells
 STATISTICS = ("condition", "effective_rank", "first_share", "variance", "distance")
 
-_GROUPS_WITHOUT_GW = 16
+# Of each sample
+_COLUMNS = (
+    "values a group",
+    *(f"{statistic} {place}" for place in ("before", "after") for statistic in STATISTICS),
+    "root error",
+)
 _SAMPLES_A_CALL = 32  # at most, evenly spread: a region head sees up to a thousand at once
 
 
 def common_groups(models: Iterable[nn.Module]) -> int:
     """
     The number of groups by which to compare the norms of models: their GW layers' own, 16 where
-    there is none.
-
-    Of several numbers the least: what is white between many groups is white between unions of
-    them, but not between parts. Layers with one channel a group for want of more have no say.
-
-    Raises:
-        UsageError: one of the models has no norm that can be measured.
+    there is none. Of several numbers the least: what is white between many groups is white between
+    unions of them, but not between parts.
     """
-    layers = []
-    for model in models:
-        norms = find_norms(model).values()
-        if not any(map(_is_measured, norms)):
-            raise UsageError("the model has no norm to diagnose")
-        layers += [norm for norm in norms if isinstance(norm, GroupWhitening)]
-    chosen = [layer.num_groups for layer in layers if layer.num_groups < layer.num_channels]
-    return (
-        min(chosen) if chosen else max((m.num_groups for m in layers), default=_GROUPS_WITHOUT_GW)
-    )
-
-
-def _is_measured(norm: nn.Module) -> bool:
-    return not isinstance(norm, nn.LayerNorm)  # which has no (N, C, *spatial) input
-
-
-# ---- One norm, some samples ------------------------------------------------------------------
+    layers = (module for model in models for module in model.modules())
+    groups = (layer.num_groups for layer in layers if isinstance(layer, GroupWhitening))
+    return min(groups, default=16)
 
 
 def covariances(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -127,13 +111,10 @@ def _root_errors(sigma: Tensor, iterations: int, eps: float) -> Tensor:
     return (newton(sigma, iterations) - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
 
 
-# ---- A model's norms, image by image ---------------------------------------------------------
-
-
 class NormMeter:
     """
     Measures the norms of a model in the forward passes in which look() watches them, see
-    :func:`watching`.
+    :func:`watching`. LayerNorms are left out.
 
     The model computes what it would compute anyway: a norm's output without the affine comes from a
     copy of the norm, and there is no gradient and no random number. Only numbers are kept. A norm
@@ -146,14 +127,31 @@ class NormMeter:
 
     def __init__(self, num_groups: int) -> None:
         self._num_groups = num_groups
-        self._norms: dict[str, _MeasuredNorm] = {}
+        self._norms: dict[str, dict[str, Any]] = {}  # layer -> what is the same for all samples
+        self._tables: dict[str, list[Tensor]] = defaultdict(list)  # rows of nan are left out
 
     @torch.no_grad()
     def look(self, name: str, norm: nn.Module, x: Tensor, y: Tensor) -> None:
-        if len(x) and _is_measured(norm):
-            if name not in self._norms:
-                self._norms[name] = _MeasuredNorm(norm, x.shape[1], self._num_groups)
-            self._norms[name].add(x)
+        if not len(x) or isinstance(norm, nn.LayerNorm):  # which has no (N, C, *spatial) input
+            return
+        step = math.ceil(len(x) / _SAMPLES_A_CALL)
+        # forward alone calls no hooks, which the copy has too
+        x, y = x[::step], _without_affine(norm).forward(x)[::step]
+        groups = largest_divisor(x.shape[1], self._num_groups)
+        (before, kept), (after, kept_after) = covariances(x, groups), covariances(y, groups)
+        kept &= kept_after
+        values = x[0].numel() // groups
+        rank = min(groups, values - 1)
+        table = torch.full((len(x), len(_COLUMNS)), math.nan, dtype=torch.float64)
+        table[kept, 0] = values
+        table[kept, 1:6] = spectrum_statistics(before[kept], rank, _resolution(x))
+        table[kept, 6:11] = spectrum_statistics(after[kept], rank, _resolution(x))
+        if getattr(norm, "method", None) == "itn":
+            own, _ = covariances(x, norm.num_groups)
+            table[kept, 11] = _root_errors(own[kept], norm.iterations, norm.eps)
+        self._tables[name].append(table)
+        about = {"norm": kind_of(norm), "channels": x.shape[1], "groups": groups}
+        self._norms[name] = {"layer": name, **about}
 
     def rows(self) -> list[dict[str, Any]]:
         """
@@ -161,69 +159,31 @@ class NormMeter:
 
         layer, norm, channels: name, kind and C.
         groups: g, those that the covariance is between.
-        values a group: m; a mean where the samples differ in size.
         samples, left out: how many were measured, and how many not for being constant or not
             finite. A sample is an image, or in a region head a region.
+        values a group: m; a mean where the samples differ in size.
         STATISTIC before, STATISTIC after: of its input and of its output without the affine, the
             means over the samples of :data:`STATISTICS`, of the condition number the geometric one;
             nan without samples.
         root error: the mean of what `_root_errors` tells, of a GW layer by Newton's iteration;
             else nan.
         """
-        return [{"layer": name, **norm.row()} for name, norm in self._norms.items()]
+        rows = []
+        for name, norm in self._norms.items():
+            table = torch.cat(self._tables[name])
+            samples = int(table[:, 0].isfinite().sum())
+            row = norm | {"samples": samples, "left out": len(table) - samples}
+            for column, values in zip(_COLUMNS, table.T, strict=True):
+                is_geometric = column.startswith("condition")
+                mean = values.log().nanmean().exp() if is_geometric else values.nanmean()
+                row[column] = mean.item()
+            rows.append(row)
+        return rows
 
 
-class _MeasuredNorm:
-    columns = (
-        "values a group",
-        *(f"{statistic} {place}" for place in ("before", "after") for statistic in STATISTICS),
-        "root error",
-    )
-
-    def __init__(self, norm: nn.Module, channels: int, num_groups: int) -> None:
-        self.norm, self.channels = norm, channels
-        self.groups = largest_divisor(channels, num_groups)
-        self.without_affine = copy.deepcopy(norm).requires_grad_(False)
-        for name, value in (("weight", 1), ("bias", 0)):
-            if getattr(self.without_affine, name, None) is not None:
-                getattr(self.without_affine, name).fill_(value)
-        self.tables: list[Tensor] = []  # a row a sample
-        self.left_out = 0
-
-    def add(self, x: Tensor) -> None:
-        """
-        Args:
-            x: input, (N, C, *spatial), N at least 1.
-        """
-        y = self.without_affine.forward(x)  # forward alone calls no hooks, which it has copied too
-        step = math.ceil(len(x) / _SAMPLES_A_CALL)
-        x, y = x[::step], y[::step]
-        (before, kept), (after, kept_after) = (covariances(a, self.groups) for a in (x, y))
-        kept &= kept_after
-        self.left_out += int((~kept).sum())
-        values = x[0].numel() // self.groups
-        rank = min(self.groups, values - 1)
-        table = torch.full((int(kept.sum()), len(self.columns)), math.nan, dtype=torch.float64)
-        table[:, 0] = values
-        table[:, 1:6] = spectrum_statistics(before[kept], rank, _resolution(x))
-        table[:, 6:11] = spectrum_statistics(after[kept], rank, _resolution(x))
-        if getattr(self.norm, "method", None) == "itn":
-            if self.norm.num_groups != self.groups:
-                before, _ = covariances(x, self.norm.num_groups)
-            table[:, 11] = _root_errors(before[kept], self.norm.iterations, self.norm.eps)
-        self.tables.append(table)
-
-    def row(self) -> dict[str, Any]:
-        table = torch.cat(self.tables)
-        means = dict(zip(self.columns, table.mean(0).tolist(), strict=True))
-        for column, values in zip(self.columns, table.T, strict=True):
-            if column.startswith("condition"):
-                means[column] = values.log().mean().exp().item()
-        return {
-            "norm": kind_of(self.norm),
-            "channels": self.channels,
-            "groups": self.groups,
-            "samples": len(table),
-            "left out": self.left_out,
-            **means,
-        }
+def _without_affine(norm: nn.Module) -> nn.Module:
+    norm = copy.deepcopy(norm)
+    for tensor, value in ((norm.weight, 1), (norm.bias, 0)):
+        if tensor is not None:
+            tensor.fill_(value)
+    return norm

@@ -6,11 +6,8 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from ..errors import UsageError
 from .diagnostics import NormMeter, common_groups
 from .probe import watch_next_pass
-
-__all__ = ["NormDiagnosticsHook"]
 
 _SCALARS = (
     "condition before",
@@ -35,14 +32,9 @@ class NormDiagnosticsHook(HookBase):
         model: the trainer's. With several processes each of them has to have the hook, since SyncBN
             waits for the others; what is written is of the main process's images.
         period: in iterations, at least 1.
-
-    Raises:
-        UsageError: the period is below 1, or the model has no norms.
     """
 
     def __init__(self, model: nn.Module, period: int) -> None:
-        if period < 1:
-            raise UsageError(f"MODEL.GW.DIAGNOSTICS_PERIOD must be 0 (never) or more, not {period}")
         self._model, self._period = model, period
         self._num_groups = common_groups([model])
 

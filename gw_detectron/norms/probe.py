@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from ..layers import GroupWhitening
 
-__all__ = ["KINDS", "Look", "find_norms", "kind_of", "watch_next_pass", "watching"]
-
 # Class -> its name in a config; the first that fits counts
 KINDS: dict[type[nn.Module], str] = {
     GroupWhitening: "GW",
@@ -32,36 +30,25 @@ def kind_of(norm: nn.Module) -> str:
     return next(kind for of, kind in KINDS.items() if isinstance(norm, of))
 
 
-def find_norms(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...] = tuple(KINDS)
-) -> dict[str, nn.Module]:
-    """
-    The modules of those kinds, each once, by their names in the model, without the ".norm" that
-    Detectron2's convolutions add and the "module." of DistributedDataParallel.
-    """
-    return {
-        name.removeprefix("module.").removesuffix(".norm"): module
-        for name, module in model.named_modules()
-        if isinstance(module, kinds)
-    }
-
-
 @contextmanager
 def watching(
     model: nn.Module, look: Look, kinds: tuple[type[nn.Module], ...] = tuple(KINDS)
 ) -> Iterator[None]:
     """
     Calls look(name, norm, x, y) after every call of one of the model's norms, or of its modules of
-    other kinds, with the name of :func:`find_norms`. A norm that runs several times in a pass, as
-    those that RetinaNet's levels share, is looked at several times.
+    other kinds; several times in a pass where a norm is called so, as those that RetinaNet's levels
+    share. Names are those in the model, without the ".norm" that Detectron2's convolutions add and
+    the "module." of DistributedDataParallel.
     """
 
     def hook(name: str) -> Callable[..., None]:
         return lambda norm, inputs, output: look(name, norm, inputs[0], output)
 
     with ExitStack() as stack:
-        for name, norm in find_norms(model, kinds).items():
-            stack.callback(norm.register_forward_hook(hook(name)).remove)
+        for name, module in model.named_modules():
+            if isinstance(module, kinds):
+                known = name.removeprefix("module.").removesuffix(".norm")
+                stack.callback(module.register_forward_hook(hook(known)).remove)
         yield
 
 

@@ -9,22 +9,8 @@ many equations as there are values leave the features no freedom, which bounds t
 import math
 from itertools import count
 
-__all__ = [
-    "constraints",
-    "extra_bytes",
-    "extra_flops",
-    "largest_groups",
-    "limit",
-    "missing_variance",
-    "share_of_freedom",
-    "sufficient_iterations",
-    "whitened_groups",
-]
-
 # What may be missing of unit variance where the iteration is to count as complete
 TOLERATED = 0.1
-
-# ---- Constraints -----------------------------------------------------------------------------
 
 
 def constraints(norm: str, d: int, m: int = 1, g: int | None = None) -> int:
@@ -40,18 +26,20 @@ def constraints(norm: str, d: int, m: int = 1, g: int | None = None) -> int:
     GW have d = C * prod(spatial) and m = N.
 
     Args:
-        g: the number of groups; of GN and GW only.
+        g: the number of groups, of GN and GW.
 
     Raises:
-        ValueError: on another norm, or without g where it is needed.
+        ValueError: on another norm.
     """
-    if norm in ("BN", "BW"):
-        return 2 * d if norm == "BN" else d * (d + 3) // 2
-    if norm not in ("GN", "GW"):
-        raise ValueError(f"constraints of {norm} are not known; of BN, BW, GN, GW they are")
-    if g is None:
-        raise ValueError(f"the constraints of {norm} depend on the number of groups g")
-    return (2 * g if norm == "GN" else g * (g + 3) // 2) * m
+    if norm == "BN":
+        return 2 * d
+    if norm == "BW":
+        return d * (d + 3) // 2
+    if norm == "GN":
+        return 2 * g * m
+    if norm == "GW":
+        return g * (g + 3) // 2 * m
+    raise ValueError(f"the constraints of {norm} are not known; of BN, BW, GN, GW they are")
 
 
 def share_of_freedom(norm: str, d: int, m: int = 1, g: int | None = None) -> float:
@@ -61,11 +49,10 @@ def share_of_freedom(norm: str, d: int, m: int = 1, g: int | None = None) -> flo
 
 def limit(norm: str, d: int) -> float:
     """
-    The g, a real number, at which GN or GW has as many constraints as a sample has values
-    (section 4): GN d / 2, GW (sqrt(8 d + 9) - 3) / 2. :func:`largest_groups` is exact.
+    The g, a real number, at which "GN" or "GW" has as many constraints as a sample has values
+    (section 4). :func:`largest_groups` is exact.
     """
-    _require_groups(norm)
-    return d / 2 if norm == "GN" else (math.sqrt(8 * d + 9) - 3) / 2
+    return {"GN": d / 2, "GW": (math.sqrt(8 * d + 9) - 3) / 2}[norm]
 
 
 def largest_groups(norm: str, d: int, channels: int | None = None) -> int:
@@ -73,23 +60,14 @@ def largest_groups(norm: str, d: int, channels: int | None = None) -> int:
     The largest whole g within :func:`limit`, exactly; with channels, the largest that divides them.
     0 where even one group is too many.
     """
-    _require_groups(norm)
     # isqrt rounds down, and so the rounded result is that of the real formula
-    largest = d // 2 if norm == "GN" else (math.isqrt(8 * d + 9) - 3) // 2
+    largest = {"GN": d // 2, "GW": (math.isqrt(8 * d + 9) - 3) // 2}[norm]
     return largest if channels is None else largest_divisor(channels, largest)
 
 
 def largest_divisor(channels: int, at_most: int) -> int:
     """0 where at_most is 0."""
     return next((g for g in range(min(at_most, channels), 0, -1) if channels % g == 0), 0)
-
-
-def _require_groups(norm: str) -> None:
-    if norm not in ("GN", "GW"):
-        raise ValueError(f"{norm} has no groups; GN and GW have")
-
-
-# ---- Convergence -----------------------------------------------------------------------------
 
 
 def missing_variance(share: float, iterations: int) -> float:
@@ -118,9 +96,6 @@ def sufficient_iterations(num_groups: int) -> int:
 def whitened_groups(iterations: int) -> int:
     """The largest g for which T = `iterations` is sufficient."""
     return next(g for g in count(1) if missing_variance(1 / (g + 1), iterations) > TOLERATED)
-
-
-# ---- Cost ------------------------------------------------------------------------------------
 
 
 def extra_flops(

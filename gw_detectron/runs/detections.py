@@ -1,19 +1,20 @@
-"""The detections of runs on a dataset, and their AP on each of its images."""
+"""The detections of runs on a dataset, and their AP on it and on single images."""
 
 import contextlib
+import functools
 import io
 import json
+import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pycocotools.mask as mask_util
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import inference_context
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -23,69 +24,59 @@ from ..checkpoint import WeightsCheckpointer
 from ..config import choose_device, load_config
 from ..data.coco import (
     check_object,
-    is_number,
     mistakes_of,
     read_json,
     require_files,
     require_keys,
     require_registered,
 )
-from ..engine.detections import detect
+from ..engine.trainer import Trainer
 from ..errors import UsageError, building
 from ..files import whole_file
 from .run import Run, find_runs, tell_apart
 
-AP_NAMES = {"bbox": "box AP", "segm": "mask AP"}
-
+logger = logging.getLogger("detectron2.gw")
 
 # ---- What a command line names ---------------------------------------------------------------
 
 
-def find_sources(
-    texts: Sequence[str], trust: bool = False
-) -> tuple[dict[str, Run | str], list[str]]:
+def find_sources(texts: Sequence[str], trust: bool = False) -> dict[str, Run | str]:
     """
     Args:
         texts: each the path of a run, of a directory with several, or of a file of detections in
             COCO's results format; or LABEL=PATH. Without a label, a run is called by its norms.
+            Runs that have neither results nor final weights are left out of a directory.
         trust: see :func:`gw_detectron.config.read_config_file`.
 
     Returns:
-        label -> run, or path of a file; and a line for each run that is left out of a directory
-        with several, since it has neither results nor final weights.
+        label -> run, or path of a file.
 
     Raises:
         UsageError: there is no such path, or nothing of use in it; two are the same.
     """
     sources: list[tuple[str, str, Run | str]] = []  # label, path, and what is there
-    left_out: list[str] = []
     for text in texts:
-        ends = [match.start() for match in re.finditer("=", text)]  # a path may have a "=", too
-        parts = [("", text), *((text[:end], text[end + 1 :]) for end in ends)]
-        label, path = next((part for part in parts if os.path.exists(part[1])), ("", ""))
-        if not path:
-            raise UsageError(f"there is no run directory or results file {text}")
+        label, _, path = ("", "", text) if os.path.exists(text) else text.partition("=")
         if os.path.isfile(path):
             name = os.path.splitext(os.path.basename(path))[0]
             sources.append((label or name, path, path))
             continue
-        runs = [(run, _why_unusable(run)) for run in find_runs([path], trust)]
-        unusable = [f"{run.path}: {why}" for run, why in runs if why]
-        if len(unusable) == len(runs):
-            raise UsageError(unusable[0])
-        sources += [(label or run.label, run.path, run) for run, why in runs if not why]
-        left_out += unusable
+        if not os.path.isdir(path):
+            raise UsageError(f"there is no run directory or results file {text}")
+        usable, left_out = [], []
+        for run in find_runs([path], trust):
+            results = any(map(run.results_file, run.test_sets))
+            if run.config and (results or os.path.isfile(run.weights)):
+                usable.append((label or run.label, run.path, run))
+            else:
+                left_out.append(f"{run.path}: {run.problem or f'no results, no {run.weights}'}")
+        if not usable:
+            raise UsageError(f"{left_out[0]}; a results file can be given instead")
+        for line in left_out:
+            logger.warning(f"left out: {line}")
+        sources += usable
     labels, paths, found = zip(*sources, strict=True)
-    return dict(zip(tell_apart(labels, paths), found, strict=True)), left_out
-
-
-def _why_unusable(run: Run) -> str | None:
-    if not run.config:
-        return f"{run.problem}; a results file alone can be given instead"
-    if os.path.isfile(run.weights) or any(map(run.results_file, run.test_sets)):
-        return None
-    state = f" ({run.problem})" if run.problem else ""
-    return f"it has neither results nor {os.path.basename(run.weights)}{state}"
+    return dict(zip(tell_apart(labels, paths), found, strict=True))
 
 
 def common_dataset(sources: Mapping[str, Run | str]) -> str:
@@ -95,9 +86,8 @@ def common_dataset(sources: Mapping[str, Run | str]) -> str:
     Raises:
         UsageError: there is none, or they differ.
     """
-    names = {
-        run.test_sets[-1] for run in sources.values() if isinstance(run, Run) and run.test_sets
-    }
+    runs = [run for run in sources.values() if isinstance(run, Run)]
+    names = {name for run in runs for name in run.test_sets[-1:]}
     if len(names) == 1:
         return names.pop()
     known = f": the runs were evaluated on {', '.join(sorted(names))}" if names else ""
@@ -116,14 +106,12 @@ class GroundTruth:
         name: of the dataset, as Detectron2 has it registered.
         coco: its annotations, each with "area" and "iscrowd".
         classes: category id -> name, in the order of the model's class indices.
-        has_masks: every annotation has one.
     """
 
     name: str
     coco: COCO
     image_root: str
-    classes: dict[int, str]
-    has_masks: bool
+    classes: dict[Any, str]
 
 
 def load_ground_truth(name: str) -> GroundTruth:
@@ -139,40 +127,24 @@ def load_ground_truth(name: str) -> GroundTruth:
         raise UsageError(f"the dataset {name} is not evaluated as COCO is, so it can't be shown")
     require_files(name)
     path = PathManager.get_local_path(json_file)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _silence():
         coco = COCO(path)
-    if "annotations" not in coco.dataset:
+    if not coco.anns:
         raise UsageError(f"the dataset {name} has no ground truth: no annotations in {path}")
     for annotation in coco.anns.values():
         # All that is counted here is objects of any size, for which neither makes a difference
         annotation.setdefault("iscrowd", 0)
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-    return GroundTruth(
-        name=name,
-        coco=coco,
-        image_root=metadata.get("image_root", ""),
-        classes={id: str(coco.cats[id]["name"]) for id in sorted(coco.cats)},
-        has_masks=all(annotation.get("segmentation") for annotation in coco.anns.values()),
-    )
+    classes = {id: str(coco.cats[id]["name"]) for id in sorted(coco.cats)}
+    return GroundTruth(name, coco, metadata.get("image_root", ""), classes)
+
+
+def _silence() -> contextlib.AbstractContextManager:
+    """pycocotools prints what it does."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 # ---- Detections ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ImageAPs:
-    """
-    COCO's AP, averaged over the IoUs 0.5 to 0.95 and the classes, in percent.
-
-    Attributes:
-        dataset: over all images, the AP that is otherwise reported; nan without any object.
-        images: image id, ascending -> the AP of a dataset that has this image alone. Only the
-            classes that are there count: a detection of another class costs nothing, and where
-            there is no object (crowd regions are none), the AP is nan.
-    """
-
-    dataset: float
-    images: dict[Any, float]
 
 
 @dataclass(frozen=True)
@@ -181,14 +153,47 @@ class Detections:
     Attributes:
         label: of the source.
         file: that they are in.
-        by_image: image id -> those of the image, in COCO's results format, each with a "bbox".
-        aps: "bbox", and "segm" where the dataset and all detections have masks -> their APs.
+        found: in COCO's results format, each with a "bbox"; by image in `found.imgToAnns`.
+        has_masks: the dataset has some, and all detections have one.
     """
 
     label: str
     file: str
-    by_image: dict[Any, list[dict[str, Any]]]
-    aps: dict[str, ImageAPs]
+    truth: GroundTruth
+    found: COCO
+    has_masks: bool
+
+    def ap(self, task: str = "bbox", image_ids: Sequence[Any] = ()) -> float:
+        """
+        COCO's AP, averaged over the IoUs 0.5 to 0.95 and the classes, in percent.
+
+        Args:
+            task: "bbox" or "segm".
+            image_ids: of a part of the dataset that is evaluated alone. Only the classes that are
+                there count: a detection of another class costs nothing.
+
+        Returns:
+            nan where there is no object (crowd regions are none).
+        """
+        with _silence():
+            evaluation = COCOeval(self.truth.coco, self.found, task)
+            evaluation.params.imgIds = list(image_ids) or evaluation.params.imgIds
+            evaluation.params.maxDets, evaluation.params.areaRng = [100], [[0, 1e10]]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        precision = evaluation.eval["precision"]
+        precision = precision[precision > -1]  # that is what classes without an object have
+        return 100 * float(precision.mean()) if precision.size else float("nan")
+
+    def aps(self, image_ids: Sequence[Any] = ()) -> str:
+        """The box AP, and the mask AP where there are masks, in words."""
+        box = f"box AP {self.ap('bbox', image_ids):.2f}"
+        return f"{box}, mask AP {self.ap('segm', image_ids):.2f}" if self.has_masks else box
+
+    @functools.cached_property
+    def summary(self) -> str:
+        """Its APs on the dataset, and where it is from."""
+        return f"{self.label}: {self.aps()} on {self.truth.name}, from {self.file}"
 
 
 def find_detections(
@@ -204,119 +209,68 @@ def find_detections(
         trust: see :func:`gw_detectron.config.read_config_file`.
 
     Raises:
-        UsageError: results are of other data, or a run's model doesn't fit the dataset; that is
-            found before a model is run.
+        UsageError: results are of other data, or a run's model doesn't fit the dataset.
     """
-    files, configs, results = {}, {}, {}
+    detections = []
     for label, source in sources.items():
-        files[label] = source.results_file(truth.name) if isinstance(source, Run) else source
-        if files[label]:
-            results[label] = read_results(files[label], truth)
-        else:
-            configs[label] = _test_config(source, truth, trust)
-    for label, cfg in configs.items():
-        results[label] = _run_model(cfg, truth, label)
-        name = re.sub(r"[^\w.=+-]+", "-", label).strip("-.")
-        files[label] = os.path.join(output, f"{name}.json")
-        with whole_file(files[label]) as f:
-            json.dump(results[label], f)
-    return [_evaluate(label, file, results[label], truth) for label, file in files.items()]
+        file = source.results_file(truth.name) if isinstance(source, Run) else source
+        if not file:
+            file = os.path.join(output, f"{label.replace(os.sep, '-')}.json")
+            results = _run_model(source, truth, label, trust)
+            with whole_file(file) as f:
+                json.dump(results, f)
+        detections.append(read_results(label, file, truth))
+    return detections
 
 
-def _evaluate(
-    label: str, file: str, results: list[dict[str, Any]], truth: GroundTruth
-) -> Detections:
-    has_masks = truth.has_masks and results and all(r.get("segmentation") for r in results)
-    tasks = ["bbox", "segm"] if has_masks else ["bbox"]
-    aps = {
-        task: evaluate_images(truth.coco, results, task, f"Evaluating {label}") for task in tasks
-    }
-    by_image: dict[Any, list[dict[str, Any]]] = {}
-    for result in results:
-        by_image.setdefault(result["image_id"], []).append(result)
-    return Detections(label, file, by_image, aps)
-
-
-def read_results(path: str, truth: GroundTruth) -> list[dict[str, Any]]:
+def read_results(label: str, file: str, truth: GroundTruth) -> Detections:
     """
     Detections in COCO's results format; those with a mask alone get the box around it.
 
     Raises:
         UsageError: the file is not in this format, or of another dataset.
     """
-    results = read_json(path, "results file")
+    results = read_json(file, "results file")
     if not isinstance(results, list):
         kind = type(results).__name__
-        raise UsageError(f"{path} is not in COCO format: it holds a {kind}, not a list of results")
-    images = {id: (image["width"], image["height"]) for id, image in truth.coco.imgs.items()}
-    with mistakes_of(path):
+        raise UsageError(f"{file} is not in COCO format: it holds a {kind}, not a list of results")
+    sizes = {id: (image["width"], image["height"]) for id, image in truth.coco.imgs.items()}
+    with mistakes_of(file):
         for position, result in enumerate(results):
             what = f"detection {position}"
             require_keys(result, ("image_id", "category_id", "score"), what)
             if not result.get("segmentation"):
                 require_keys(result, ("bbox",), what)
-            check_object(result, what, images, truth.classes, f"the dataset {truth.name}")
-            if not is_number(result["score"]):
-                raise UsageError(f"the score of {what} is {result['score']!r:.99}, not a number")
+            check_object(result, what, sizes, truth.classes, f"the dataset {truth.name}")
             if "bbox" not in result:
                 result["bbox"] = mask_util.toBbox(truth.coco.annToRLE(result)).tolist()
-    return results
+    objects = [*truth.coco.anns.values(), *results]
+    has_masks = bool(results) and all(one.get("segmentation") for one in objects)
+    with _silence():
+        found = truth.coco.loadRes(results) if results else COCO()
+    return Detections(label, file, truth, found, has_masks)
 
 
-def _test_config(run: Run, truth: GroundTruth, trust: bool) -> CfgNode:
-    """To test a run's final weights on a dataset; on the CPU where there is no GPU."""
+@torch.no_grad()
+def _run_model(run: Run, truth: GroundTruth, label: str, trust: bool) -> list[dict[str, Any]]:
+    """What a run's final weights find; on the CPU where there is no GPU."""
     if not os.path.isfile(run.weights):
         raise UsageError(f"{run.path} has neither results on {truth.name} nor {run.weights} to run")
     cfg = load_config(os.path.join(run.path, "config.yaml"), trust=trust)
     head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    if cfg.MODEL[head].NUM_CLASSES != len(truth.classes):
+    num_classes, ids = cfg.MODEL[head].NUM_CLASSES, list(truth.classes)
+    if num_classes != len(ids):
         raise UsageError(
-            f"{run.path} detects {cfg.MODEL[head].NUM_CLASSES} classes, and the dataset "
-            f"{truth.name} has {len(truth.classes)}"
+            f"{run.path} detects {num_classes} classes, and the dataset {truth.name} has {len(ids)}"
         )
-    cfg.MODEL.WEIGHTS = run.weights
     choose_device(cfg)
-    return cfg
-
-
-def _run_model(cfg: CfgNode, truth: GroundTruth, label: str) -> list[dict[str, Any]]:
     with building(f"the model of {label}"):
-        model = build_model(cfg)
-    WeightsCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    records, category_ids, results = DatasetCatalog.get(truth.name), list(truth.classes), []
-    found = detect(cfg, model, records, cfg.DATALOADER.NUM_WORKERS)
-    progress = tqdm(records, desc=f"Running {label}", unit="image")
-    for record, instances in zip(progress, found, strict=True):
-        results += instances_to_coco_json(instances, record["image_id"])
-    return [r | {"category_id": category_ids[r["category_id"]]} for r in results]
-
-
-def evaluate_images(
-    truth: COCO, results: list[dict[str, Any]], task: str, label: str = ""
-) -> ImageAPs:
-    """
-    Args:
-        results: in COCO's results format.
-        task: "bbox" or "segm", which each result, and for "segm" each annotation, has to have.
-        label: of the progress bar.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = truth.loadRes([dict(result) for result in results]) if results else COCO()
-        evaluation = COCOeval(truth, found, task)
-        params = evaluation.params
-        params.maxDets, params.areaRng, params.areaRngLbl = [100], [[0, 1e10]], ["all"]
-        evaluation.evaluate()
-        aps = ImageAPs(_ap(evaluation), {})
-        matches = evaluation.evalImgs  # of all images with the first class, with the second, ...
-        for i, image_id in enumerate(tqdm(sorted(truth.imgs), desc=label, unit="image")):
-            evaluation.evalImgs = matches[i :: len(truth.imgs)]
-            params.imgIds = evaluation._paramsEval.imgIds = [image_id]
-            aps.images[image_id] = _ap(evaluation)
-    return aps
-
-
-def _ap(evaluation: COCOeval) -> float:
-    evaluation.accumulate()
-    precision = evaluation.eval["precision"]
-    precision = precision[precision > -1]  # that is what classes without an object have
-    return 100 * float(precision.mean()) if precision.size else float("nan")
+        model = Trainer.build_model(cfg)
+    WeightsCheckpointer(model).load(run.weights)
+    results = []
+    with inference_context(model):
+        loader = Trainer.build_test_loader(cfg, truth.name)
+        for inputs in tqdm(loader, desc=f"Running {label}", unit="image"):
+            found = model(inputs)[0]["instances"].to("cpu")
+            results += instances_to_coco_json(found, inputs[0]["image_id"])
+    return [result | {"category_id": ids[result["category_id"]]} for result in results]

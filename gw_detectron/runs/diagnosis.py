@@ -1,22 +1,20 @@
 """Trained detectors, and what their norms do on the same images: measured, as a table, plotted."""
 
 import argparse
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import pandas as pd
 import torch
 from cycler import cycler
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.modeling import build_model
 from matplotlib import rcParams, style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -30,32 +28,26 @@ from ..norms.probe import watching
 from .config_norms import norm_label
 from .run import find_runs, tell_apart
 
-__all__ = ["diagnose", "find_detectors", "save_depth_plot", "terminal_report"]
+logger = logging.getLogger("detectron2.gw")
 
 
-def find_detectors(
-    paths: Sequence[str], trust: bool = False
-) -> tuple[list[tuple[str, str]], list[str]]:
+def find_detectors(paths: Sequence[str], trust: bool = False) -> list[tuple[str, str]]:
     """
-    The runs in the directories and below them that have weights.
-
-    Returns:
-        (config file, weights) of each, and a line for each run that is left out.
+    (config file, weights) of the runs in the directories and below them that have weights; a
+    warning names each of the others.
 
     Raises:
         UsageError: there is no run in one of the directories, or none at all with weights.
     """
-    detectors, left_out = [], []
+    found = []
     for run in find_runs(paths, trust):
-        if not os.path.isfile(run.weights):
-            left_out.append(f"{run.path} has no {os.path.basename(run.weights)}")
-        elif not run.config:
-            left_out.append(f"{run.path}: {run.problem}")
+        if os.path.isfile(run.weights):
+            found.append((os.path.join(run.path, "config.yaml"), run.weights))
         else:
-            detectors.append((os.path.join(run.path, "config.yaml"), run.weights))
-    if left_out and not detectors:
-        raise UsageError(left_out[0])
-    return detectors, left_out
+            logger.warning(f"left out: {run.path} has no model_final.pth")
+    if paths and not found:
+        raise UsageError(f"no run in {', '.join(paths)} has a model_final.pth")
+    return found
 
 
 def diagnose(
@@ -73,7 +65,7 @@ def diagnose(
         detectors: config file and weights, "" for those that the config names.
         datasets: to be registered, see :func:`register_datasets`.
         on: the dataset with the images; None for the only one of datasets, else for the first in
-            the detectors' DATASETS.TEST.
+            the first detector's DATASETS.TEST.
         num_images: at most; of a smaller dataset all.
         num_groups: to compare the norms of all detectors by; None for :func:`common_groups`.
 
@@ -83,13 +75,10 @@ def diagnose(
         names them, which no other has, and the "weights".
 
     Raises:
-        UsageError: there are no weights, no norms, no dataset or more than one; or a number is too
-            small.
+        UsageError: there are no weights, no norms or no dataset; or a number is too small.
     """
-    if num_images < 1:
-        raise UsageError(f"--images must be at least 1, not {num_images}")
-    if num_groups is not None and num_groups < 2:
-        raise UsageError(f"--num-groups must be at least 2, not {num_groups}")
+    if num_images < 1 or (num_groups or 2) < 2:
+        raise UsageError("--images must be at least 1, and --num-groups at least 2")
     if on is None and len(datasets) == 1:
         on = datasets[0][0]
     configs = []
@@ -99,18 +88,17 @@ def diagnose(
         args = argparse.Namespace(config_file=config_file, opts=opts, trust_config=trust)
         args.dataset = [entry for entry in datasets if on in (None, entry[0])]
         args.eval_only, args.resume, args.num_gpus, args.num_machines = True, False, 1, 1
-        configs.append(engine.load_config(args))
-    dataset = _common_dataset(configs)
+        configs.append(cfg := engine.load_config(args))
+        if not cfg.MODEL.WEIGHTS:
+            raise UsageError("there are no trained weights to diagnose: add --weights FILE")
+        on = cfg.DATASETS.TEST[0]
     files = [cfg.MODEL.WEIGHTS for cfg in configs]
-    if not all(files):
-        raise UsageError("there are no trained weights to diagnose: add --weights FILE")
     places = [file.removesuffix("/model_final.pth") for file in files]
     labels = tell_apart([norm_label(flatten(cfg)) for cfg in configs], places)
     with building("the model"):
         models = [build_model(cfg) for cfg in configs]
-    of_norms = common_groups(models)
-    num_groups = num_groups or of_norms
-    records = evenly_spread(DatasetCatalog.get(dataset), num_images)
+    num_groups = num_groups or common_groups(models)
+    records = evenly_spread(DatasetCatalog.get(on), num_images)
 
     rows = []
     with tqdm(total=len(records) * len(configs), unit="image") as progress:
@@ -127,26 +115,17 @@ def diagnose(
                     model(batch)
                     progress.update(len(batch))
             rows += [{"run": label, "weights": file, **row} for row in meter.rows()]
+    if not rows:
+        raise UsageError("there is no norm to diagnose in the models")
     return pd.DataFrame(rows), (
-        f"{len(records)} images of {dataset}, {num_groups} groups of channels in each norm (fewer "
+        f"{len(records)} images of {on}, {num_groups} groups of channels in each norm (fewer "
         "channels: one each)"
     )
 
 
-def _common_dataset(configs: Sequence[CfgNode]) -> str:
-    names = list(dict.fromkeys(cfg.DATASETS.TEST[0] for cfg in configs if cfg.DATASETS.TEST))
-    if len(names) != 1:
-        found = f"they begin with {' and '.join(names)}" if names else "there is none"
-        raise UsageError(
-            "the images are those of the first dataset in DATASETS.TEST, the same for all: "
-            f"{found}; add --on NAME"
-        )
-    return names[0]
-
-
 # ---- As a table ------------------------------------------------------------------------------
 
-# Title -> the statistics under it
+# Title -> the columns of the CSV
 _COLUMNS = {
     "condition": ("condition before", "condition after"),
     "rank": ("effective_rank before", "effective_rank after"),
@@ -165,37 +144,27 @@ variance   mean of the groups
 from I     |covariance - I| / sqrt(groups), of Frobenius norms
 from root  |W - S^(-1/2)| / |S^(-1/2)|: what GW's iterations have left undone
 Each of a sample, before and after the norm (its affine left out), then the mean over the samples,
-of condition the geometric one."""
+of condition the geometric one. Constant samples and such that are not finite are left out, and
+counted in diagnosis.csv."""
 
 
 def terminal_report(table: pd.DataFrame) -> str:
     """The norms in a table, a line a detector, their medians, and what the columns mean."""
-    lines = []
-    for layer, of_layer in table.groupby("layer", sort=False):
-        for row in of_layer.to_dict("records"):
-            lines.append([layer, row["run"], row["norm"], *_cells(row)])
-            layer = ""
     runs = table.groupby("run", sort=False)["weights"].first()
     common = table.groupby("layer").filter(lambda of_layer: len(of_layer) == len(runs))
-    medians = common.groupby("run").median(numeric_only=True).reindex(runs.index)
-    name = f"median of {common['layer'].nunique()}"
-    for run, row in medians.iterrows():
-        lines.append([name, run, "", *_cells(row)])
-        name = ""
-    text = tabulate(
-        lines,
-        ["layer", "run", "norm", *_COLUMNS],
-        tablefmt="simple",
-        disable_numparse=True,
-        colalign=["left"] * 3 + ["right"] * len(_COLUMNS),
-    )
+    medians = common.groupby("run", sort=False).median(numeric_only=True).reset_index()
+    groups = [*table.groupby("layer", sort=False)]
+    groups.append((f"median of {common['layer'].nunique()}", medians))
+    lines = []
+    for title, of_title in groups:
+        for row in of_title.to_dict("records"):
+            lines.append([title, row["run"], row.get("norm", ""), *_cells(row)])
+            title = ""
+    align = ["left"] * 3 + ["right"] * len(_COLUMNS)
+    titles = ["layer", "run", "norm", *_COLUMNS]
+    text = tabulate(lines, titles, disable_numparse=True, colalign=align)
     weights = [f"  {run}: {file}" for run, file in runs.items()]
-    left_out = [
-        f"{run}: {of_run['left out'].sum()} samples are constant or not finite, and left out, in "
-        f"{', '.join(of_run['layer'][:5])}{', ...' if len(of_run) > 5 else ''}"
-        for run, of_run in table[table["left out"] > 0].groupby("run", sort=False)
-    ]
-    return "\n\n".join(["\n".join(weights), text, _LEGEND, *left_out]) + "\n"
+    return "\n\n".join(["\n".join(weights), text, _LEGEND])
 
 
 def _cells(row: Mapping[str, float]) -> list[str]:
@@ -206,66 +175,46 @@ def _cells(row: Mapping[str, float]) -> list[str]:
 
 
 def _short(value: float) -> str:
-    """In about five characters, three digits."""
+    """In about five characters."""
     if math.isnan(value):
         return "-"
     if 1 <= value < 100:
         return f"{value:#.3g}"
-    if 100 <= value < 99999:
-        return f"{value:.0f}"
-    return f"{value:.2f}" if 0.01 <= value < 1 else f"{value:.0e}"
+    return f"{value:.0e}" if value > 99999 else f"{value:.0f}" if value > 1 else f"{value:.2f}"
 
 
 # ---- As a plot -------------------------------------------------------------------------------
-
-# Title -> the statistics in the panel: after the norm, and before it where that is of interest
-_PANELS = {
-    "condition number": ("condition after", "condition before"),
-    "effective rank": ("effective_rank after", "effective_rank before"),
-    "share of the first direction": ("first_share after", "first_share before"),
-    "mean variance after the norm": ("variance after",),
-    "distance from I after the norm": ("distance after",),
-    "distance of W from $\\Sigma^{-1/2}$": ("root error",),
-}
-_MOST_NAMES = 60  # that are legible under a panel
 
 
 def save_depth_plot(table: pd.DataFrame, path: str) -> None:
     """
     Saves a picture with the norms of all detectors from left to right, in the order in which an
-    image meets them: a panel a statistic, a colour a detector.
+    image meets them: a panel a column of the table, a colour a detector.
 
     Args:
         table: from :func:`diagnose`.
         path: of the picture, ".png" or any other format that matplotlib writes by its ending.
     """
-    layers, runs = table["layer"].unique(), table.groupby("run", sort=False)
-    step = math.ceil(len(layers) / _MOST_NAMES)
-    names = [name.replace("backbone.", "").replace("bottom_up.", "") for name in layers[::step]]
-    panels = {title: found for title, found in _PANELS.items() if table[found[0]].notna().any()}
+    layers, runs = table["layer"].unique(), table["run"].unique()
+    names = [name.replace("backbone.", "").replace("bottom_up.", "") for name in layers]
+    step = math.ceil(len(layers) / 60)  # more names are not legible
     with style.context("seaborn-v0_8-colorblind"):
-        styles = cycler(marker=".x^") * rcParams["axes.prop_cycle"]
-        num_rows = math.ceil(len(panels) / 3)
-        figure = Figure((14, 2.6 * num_rows + 2), layout="constrained")
+        figure = Figure((14, 7.2), layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(num_rows, 3, squeeze=False).flat
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        for index, (title, (after, *before)) in enumerate(panels.items()):
-            axes = grid[index]
-            axes.set_title(title, fontsize="medium")
-            for (run, of_run), shown in zip(runs, cycle(styles), strict=False):
+        grid = figure.subplots(2, 3)
+        for axes, (title, columns) in zip(grid.flat, _COLUMNS.items(), strict=True):
+            for column, line, size in zip(reversed(columns), "-:", (5, 0), strict=False):
+                axes.set_prop_cycle(cycler(marker=".x^") * rcParams["axes.prop_cycle"])
                 # nan where there is no such norm, which leaves a gap
-                of_run = of_run.set_index("layer").reindex(layers)
-                axes.plot(of_run[after].to_numpy(), **shown, markersize=5, label=run)
-                for column in before:
-                    axes.plot(of_run[column].to_numpy(), ":", color=shown["color"])
-            axes.set_yscale("log" if after.startswith("condition") else "linear")
-            is_lowest = index >= len(panels) - 3
-            axes.set_xticks(range(0, len(layers), step), names if is_lowest else [])
-            axes.tick_params("x", rotation=90, labelsize=6)
+                of_runs = table.pivot(index="layer", columns="run", values=column)
+                of_runs = of_runs.reindex(index=layers, columns=runs)
+                axes.plot(of_runs.to_numpy(), linestyle=line, markersize=size)
+            axes.set_title(title, fontsize="medium")
+            axes.set_yscale("log" if title in ("condition", "variance") else "linear")
+            axes.set_xticks(range(0, len(layers), step), [])
             axes.grid(alpha=0.3)
-        handles, _ = grid[0].get_legend_handles_labels()
-        handles.append(Line2D([], [], linestyle=":", color="black", label="before the norm"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+        for axes in grid[1]:
+            axes.set_xticks(axes.get_xticks(), names[::step], rotation=90, fontsize=6)
+        legend = {"loc": "outside upper center", "ncols": 4, "frameon": False}
+        figure.legend(grid[1, 2].get_lines(), runs, title="dotted: before the norm", **legend)
         figure.savefig(path, dpi=80)

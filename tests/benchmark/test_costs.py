@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from gw_detectron.benchmark import costs
-from gw_detectron.benchmark.costs import Work, in_turns, layer_work, saved_bytes
-from gw_detectron.layers import GroupWhitening, set_backend
+from gw_detectron.benchmark.costs import SAVED, Work, in_turns, layer_work, saved_bytes
+from gw_detectron.layers import GroupWhitening
 
 
 def fails(message):
@@ -16,88 +16,73 @@ def fails(message):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(costs, "_seconds", lambda call, on_gpu: (call(), 0.001)[1])
+    monkeypatch.setattr(costs, "_milliseconds", lambda call, on_gpu: (call(), 1.0)[1])
 
 
-def measure(makers, rounds=2, on_gpu=False):
-    """What they cost, and what has failed."""
-    failed = []
-    *_, result = in_turns(makers, rounds, on_gpu, lambda what, error: failed.append((what, error)))
-    return result, failed
-
-
-def test_each_round_measures_everything_once_and_begins_with_another(quick):
-    log = []
+def test_rounds_begin_with_another_work_each_and_every_work_has_its_backend(quick, monkeypatch):
+    log, chosen = [], []
+    monkeypatch.setattr(costs, "set_backend", chosen.append)
     works = {
-        name: lambda name=name: Work(nn.Identity(), int, {"work": lambda: log.append(name)})
+        name: lambda name=name: Work(
+            nn.Identity(), int, {"work": lambda: log.append((name, chosen[-1]))}, f"of {name}"
+        )
         for name in "abc"
     }
-    measure(works, rounds=4)
-    assert "".join(log[3:]) == "abc" + "bca" + "cab" + "abc"  # the first three warm up
+    rows = [row for row in in_turns(works, 4, on_gpu=False) if row["quantity"] == "work"]
+    order = "abc" + "bca" + "cab" + "abc"
+    assert log[3:] == [(name, f"of {name}") for name in order]  # the first three warm up
+    assert "".join(row["name"] for row in rows) == order
+    assert [row["round"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert chosen[-1] is None  # the default is back
 
 
 def test_a_layers_costs_have_a_value_a_round_and_what_it_saves():
-    x = torch.randn(2, 64, 10, 10)
-    result, failed = measure({"GN": lambda: layer_work(nn.GroupNorm(4, 64), x)}, rounds=3)
-    times = {quantity: len(values) for quantity, values in result["GN"].items() if "ms" in quantity}
-    assert times == {"inference, ms": 3, "forward + backward, ms": 3} and not failed
-    assert all(0 < ms < 1000 for values in result["GN"].values() for ms in values)
+    makers = {"GN": lambda: layer_work(nn.GroupNorm(4, 64), torch.randn(2, 64, 10, 10))}
+    saved, *times = in_turns(makers, 3, on_gpu=False, part="Layers")
     of_map, of_sums = 4 * 2 * 64 * 100, 4 * 2 * 4 * 2
-    assert result["GN"][costs.SAVED] == [pytest.approx((of_map + of_sums) / 1e6)]
+    row = {"part": "Layers", "name": "GN", "quantity": SAVED, "round": 0}
+    assert saved == row | {"value": pytest.approx((of_map + of_sums) / 1e6)}
+    assert [row["quantity"] for row in times] == ["inference, ms", "forward + backward, ms"] * 3
+    assert all(0 < row["value"] < 1000 for row in times)
 
 
 def test_a_call_has_the_time_of_its_work():
     x = torch.randn(300, 300)
-    once = costs._seconds(lambda: x @ x, on_gpu=False)
-    thrice = costs._seconds(lambda: [x @ x for _ in range(3)], on_gpu=False)
+    once = costs._milliseconds(lambda: x @ x, on_gpu=False)
+    thrice = costs._milliseconds(lambda: [x @ x for _ in range(3)], on_gpu=False)
     assert 1.5 < thrice / once < 6
 
 
-def test_what_fails_is_told_and_the_rest_goes_on(quick, monkeypatch):
+def test_what_fails_is_told_and_the_rest_is_measured_with_peaks_on_a_gpu(quick, monkeypatch):
     monkeypatch.setattr(costs, "_peak_bytes", lambda call: 10**6)
-    monkeypatch.setattr(costs, "_seconds_alone", lambda call: fails("it waits"))
-    x = torch.randn(2, 8, 5, 5)
+    monkeypatch.setattr(costs, "_milliseconds_alone", lambda call: fails("it waits"))
     makers = {
         "broken": lambda: fails("no kernel"),
-        "GN": lambda: layer_work(nn.GroupNorm(4, 8), x),
+        "GN": lambda: layer_work(nn.GroupNorm(4, 8), torch.randn(2, 8, 5, 5)),
     }
-    result, failed = measure(makers, rounds=1, on_gpu=True)
-    assert [(what, str(error)) for what, error in failed] == [
-        ("broken", "no kernel"),
-        ("GN, forward + backward on the GPU alone, ms", "it waits"),
-    ]
-    assert list(result) == ["GN"]
-    assert result["GN"]["peak memory of forward + backward, MB"] == [1.0]
-
-
-def test_each_work_has_its_own_backend_and_then_the_default_is_back(quick, monkeypatch):
-    seen, chosen = set(), []
-    monkeypatch.setattr(costs, "set_backend", chosen.append)
-    makers = {
-        name: lambda name=name: Work(
-            nn.Identity(), int, {"work": lambda: seen.add((name, chosen[-1]))}, name
-        )
-        for name in ("torch", None)
+    broken, *rows = in_turns(makers, 1, on_gpu=True)
+    assert broken == {"name": "broken", "quantity": "", "failure": "RuntimeError: no kernel"}
+    of = {row["quantity"]: row.get("value", row.get("failure")) for row in rows}
+    assert of.pop(SAVED) > 0
+    assert of == {
+        "peak memory of inference, MB": 1.0,
+        "peak memory of forward + backward, MB": 1.0,
+        "inference, ms": 1.0,
+        "forward + backward, ms": 1.0,
+        "forward + backward on the GPU alone, ms": "RuntimeError: it waits",
     }
-    measure(makers)
-    assert seen == {("torch", "torch"), (None, None)} and chosen[-1] is None
 
 
 def test_an_input_that_pytorch_would_compute_in_tritons_place_is_told():
     pytest.importorskip("triton")
-    x = torch.randn(2, 16, 3, dtype=torch.float64)
-    layer = GroupWhitening(16, num_groups=8).double()
-    try:
-        _, failed = measure({"GW": lambda: layer_work(layer, x, "triton")})
-    finally:
-        set_backend(None)
-    ((what, error),) = failed
-    assert what == "GW" and "Triton" in str(error)
+    layer, x = GroupWhitening(16, num_groups=8).double(), torch.randn(2, 16, 3).double()
+    (row,) = in_turns({"GW": lambda: layer_work(layer, x, "triton")}, 1, on_gpu=False)
+    assert "Triton's kernels do not run here" in row["failure"]
 
 
 def test_on_the_gpu_alone_a_graph_is_replayed_of_what_does_not_wait(monkeypatch):
     testing = pytest.importorskip("triton.testing")
-    modes, captured = ["default"], []
+    modes, captured, during = ["default"], [], []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
 
     def do_bench_cudagraph(call, rep, return_mode):
@@ -105,27 +90,15 @@ def test_on_the_gpu_alone_a_graph_is_replayed_of_what_does_not_wait(monkeypatch)
         return 2.5  # ms
 
     monkeypatch.setattr(testing, "do_bench_cudagraph", do_bench_cudagraph)
-    during = []
 
     def call():
         during.append(modes[-1])
 
-    assert costs._seconds_alone(call) == 0.0025
+    assert costs._milliseconds_alone(call) == 2.5
     assert during == ["error"] and captured == [(call, "default", "median")]
     with pytest.raises(RuntimeError, match="waits"):
-        costs._seconds_alone(lambda: fails("it waits"))
+        costs._milliseconds_alone(lambda: fails("it waits"))
     assert modes[-1] == "default" and len(captured) == 1
-
-
-def test_bandwidth_counts_what_is_read_and_what_is_written(monkeypatch):
-    testing = pytest.importorskip("triton.testing")
-    monkeypatch.setattr(testing, "do_bench", lambda call, return_mode: (call(), 100.0)[1])
-    zeros = torch.zeros
-    monkeypatch.setattr(torch, "zeros", lambda n, dtype, device: zeros(n, dtype=dtype))
-    assert costs.copy_bandwidth() == pytest.approx(2 * 2**28 / 0.1)
-
-
-# ---- What is saved for the backward ----------------------------------------------------------
 
 
 def test_group_whitening_saves_its_input_and_at_most_three_matrices_a_sample():
@@ -136,15 +109,11 @@ def test_group_whitening_saves_its_input_and_at_most_three_matrices_a_sample():
     assert of_matrix <= extra <= 3 * of_matrix + of_means
 
 
-def test_a_storage_counts_once_and_whole():
+def test_a_saved_storage_counts_once_and_whole_and_what_is_there_anyway_does_not():
     x = torch.randn(10, 10, requires_grad=True)
     # both factors of the product, and the argument of exp is its result
     assert saved_bytes(lambda: (x[0] * x[1]).exp(), []) == 4 * (100 + 10)
     assert saved_bytes(lambda: x * x * x, []) == 4 * (100 + 100)
     assert saved_bytes(lambda: x + 1, []) == 0
-
-
-def test_parameters_and_buffers_are_there_anyway():
-    x, weight = torch.randn(10, requires_grad=True), nn.Parameter(torch.randn(10))
-    assert saved_bytes(lambda: x * weight, []) == 80
-    assert saved_bytes(lambda: x * weight, [weight]) == 40
+    weight = nn.Parameter(torch.randn(10))
+    assert saved_bytes(lambda: x[0] * weight, [weight]) == 400

@@ -136,11 +136,11 @@ def test_pytorchs_path_of_a_gpu_asks_for_no_value_and_converts_while_it_centres(
 @pytest.mark.gpu
 def test_the_inputs_of_mask_rcnn_are_all_there():
     pytest.importorskip("detectron2")
-    from gw_detectron.benchmark.workload import Setup, find_inputs
+    from gw_detectron.benchmark.workload import benchmark_config, find_inputs
     from gw_detectron.model_zoo import get_config_file
 
     file = get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_gw.yaml")
-    inputs = find_inputs(Setup(file, ["INPUT.MIN_SIZE_TEST", "200"], device="cuda"))
+    inputs = find_inputs(benchmark_config(file, ["INPUT.MIN_SIZE_TEST", "200"]))
     assert {at.shape for at in inputs} == set(OF_MASK_RCNN)
     assert {at.layer.num_groups for at in inputs} == {64}
 

@@ -17,8 +17,6 @@ def gn(channels, num_groups):
 
 BN = describe("bn", nn.BatchNorm2d(8), [(8, 1, 1)])
 
-# ---- A norm's row ----------------------------------------------------------------------------
-
 
 def test_gw_counts_the_smallest_of_its_inputs():
     shapes = [(256, 14, 22), (256, 2, 3), (256, 7, 11)]
@@ -33,7 +31,7 @@ def test_gw_counts_the_smallest_of_its_inputs():
         "+MB": 3 * 4 * (2 * 64**2 - 64) / 1e6,
         "1/10": pytest.approx(0.005105, abs=1e-6), "1/g": pytest.approx(0.41361, abs=1e-5),
         "1/10g": pytest.approx(0.91402, abs=1e-5),
-        "verdict": "over the limit", "suggestion": "g=16", "rescale": False,
+        "verdict": "over the limit", "suggestion": "g=16",
     }  # fmt: skip
 
 
@@ -46,19 +44,19 @@ def test_regions_are_counted():
 
 
 @pytest.mark.parametrize(
-    "norm, kind, m, constraints, share",
+    "norm, kind, m, constraints",
     [
-        (nn.BatchNorm2d(8), "BN", 20, 16, 16 / 160),
-        (NaiveSyncBatchNorm(8), "SyncBN", 20, 16, 16 / 160),
-        (FrozenBatchNorm2d(8), "FrozenBN", None, 0, 0),
-        (LayerNorm(8), "LN", 8, 40, 40 / 160),  # 20 positions, each with a mean and a variance
-        (nn.LayerNorm(8), "LN", 8, 40, 40 / 160),
+        (nn.BatchNorm2d(8), "BN", 20, 16),
+        (NaiveSyncBatchNorm(8), "SyncBN", 20, 16),
+        (FrozenBatchNorm2d(8), "FrozenBN", None, 0),
+        (LayerNorm(8), "LN", 8, 40),  # 20 positions, each with a mean and a variance
+        (nn.LayerNorm(8), "LN", 8, 40),
     ],
 )
-def test_norms_without_groups(norm, kind, m, constraints, share):
+def test_norms_without_groups(norm, kind, m, constraints):
     row = describe("norm", norm, [(8, 5, 4)])
     assert (row["norm"], row["m"], row["constraints"]) == (kind, m, constraints)
-    assert row["share"] == pytest.approx(share)
+    assert row["share"] == pytest.approx(constraints / 160)
     nothing = ["g", "T", "limit", "max g", "+GFLOPs", "+MB", "1/10", "1/g", "1/10g", "verdict"]
     assert {row[column] for column in nothing} == {None}
 
@@ -91,25 +89,12 @@ def test_the_verdict_is_by_the_share_of_freedom(row, verdict, suggestion):
     assert (row["verdict"], row["suggestion"]) == (verdict, suggestion)
 
 
-# ---- Notes -----------------------------------------------------------------------------------
-
-
-def test_layers_over_the_limit_are_named_with_the_way_out():
-    (over, _) = notes([gw(1024, 64)] * 8 + [gw(256, 16, (7, 7))])
+def test_what_needs_saying_is_said_once_for_all_layers():
+    rows = [gw(1024, 64)] * 8 + [gw(256, 64, (7, 7)), gw(256, 16, (7, 7)), gw(512, 64, (9, 9))]
+    over, small = notes(rows)
     assert over.count("gw (GW, num_groups 64 on 1024 values, at most 32)") == 5
-    assert over.endswith(
-        'and 3 more. Use fewer groups, "GW(num_groups=16)", or another norm there.'
-    )
-    (over,) = notes([gn(32, 32)])  # with no groups to set
-    assert over.endswith("Use another norm there.")
-
-
-def test_iterations_that_leave_the_output_small_are_noted_once_for_all_layers():
-    (note,) = notes([gw(256, 64, (7, 7)), gw(256, 16, (7, 7)), gw(512, 64, (9, 9))])
-    for part in ("64 groups, T = 5", "41%", "91%", "1/640", "(2 layers)", "at most 23 groups"):
-        assert part in note
-
-
-def test_nothing_is_noted_where_all_is_well():
+    assert over.endswith("and more. Use fewer groups or another norm there.")
+    for part in ("64 groups, T = 5", "41%", "(2 layers)", "at most 23 groups"):
+        assert part in small
     rescaled, zca = (gw(256, 64, (7, 7), **o) for o in ({"rescale": True}, {"method": "zca"}))
     assert notes([gw(256, 16, (7, 7)), gw(256, 64, (7, 7), iterations=7), rescaled, zca, BN]) == []

@@ -15,8 +15,6 @@ from gw_detectron.norms.theory import extra_bytes, extra_flops, whitened_groups
 
 from ..layers.textbook import group_whitening, inverse_sqrt
 
-# ---- Constraints -----------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     "norm, d, m, g, expected",
@@ -40,10 +38,7 @@ def test_the_largest_number_of_groups_is_the_last_whose_constraints_fit():
             expected = max(g for g in range(d + 1) if equations(g) <= d)
             assert largest_groups(norm, d) == expected
             assert expected <= limit(norm, d) < expected + 1
-
-
-def test_the_limit_is_exact_where_a_square_root_in_floating_point_is_not():
-    g = 10**9
+    g = 10**9  # too large for a square root in floating point
     d = g * (g + 3) // 2
     assert [largest_groups("GW", d + off) for off in (-1, 0, 1)] == [g - 1, g, g]
 
@@ -66,10 +61,6 @@ def test_the_largest_number_of_groups_that_divides_the_channels(norm, d, channel
 def test_a_norm_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="of LN are not known; of BN, BW, GN, GW they are"):
         constraints("LN", 10)
-    with pytest.raises(ValueError, match="of GW depend on the number of groups"):
-        constraints("GW", 10)
-    with pytest.raises(ValueError, match="BN has no groups"):
-        limit("BN", 10)
 
 
 # ---- Convergence -----------------------------------------------------------------------------

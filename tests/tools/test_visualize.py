@@ -51,3 +51,5 @@ def test_the_dataset_of_several_is_the_runs_or_the_one_that_is_named(dataset, tm
         assert "found: box AP 100.00 on more" in capsys.readouterr().out
         with pytest.raises(UsageError, match="--on"):
             run(file, *both)
+        with pytest.raises(UsageError, match="--output .*found.json: File exists"):
+            run(run_dir, *both, "--output", file)
