@@ -1,6 +1,7 @@
 """Files and folders that are written whole, and folders for one process at a time."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -39,9 +40,11 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     A folder to fill, which gets its name when the block has ended without an error; else nothing
-    is left. OSError where it can't be written, or where something of that name is there by then.
+    is left. OSError where it can't be written, or where something of that name is there.
     """
     path = Path(path).absolute()
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as hidden:
         draft = Path(hidden, path.name)

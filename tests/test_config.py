@@ -1,4 +1,4 @@
-"""A config that comes with somebody's run or download runs no code, through whichever tool."""
+"""Configs: one that comes with somebody's run or download runs no code, through whichever tool."""
 
 import runpy
 import sys
@@ -7,8 +7,9 @@ from pathlib import Path
 import detectron2.model_zoo
 import pytest
 import yaml
+from detectron2.config import get_cfg
 
-from gw_detectron.config import CONFIGS, load_config, stated_keys
+from gw_detectron.config import CONFIGS, choose_device, load_config, stated_keys
 from gw_detectron.errors import UsageError
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -114,3 +115,45 @@ def test_no_tool_runs_the_code_of_a_config(tool, folder, monkeypatch, capsys):
 
 def test_what_a_run_writes_as_its_config_has_no_tags():
     yaml.safe_load(load_config(str(RETINANET)).dump())
+
+
+# ---- Where a model runs, with the GPUs that a test pretends there are ----------------------------
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    """choose_device on a config, as (what it returns, MODEL.DEVICE after it)."""
+
+    def call(has_gpu, device, num_processes):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+        cfg = get_cfg()
+        cfg.MODEL.DEVICE = device
+        return choose_device(cfg, num_processes), cfg.MODEL.DEVICE
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "has_gpu, device, num_processes, expected",
+    [
+        (True, "cuda", 1, (False, "cuda")),
+        (True, "cuda:1", 2, (False, "cuda:1")),
+        (True, "cpu", 1, (False, "cpu")),
+        (False, "cuda", 1, (True, "cpu")),
+        (False, "cpu", 2, (False, "cpu")),
+    ],
+)
+def test_it_is_the_cpu_where_there_is_no_gpu(choose, has_gpu, device, num_processes, expected):
+    assert choose(has_gpu, device, num_processes) == expected
+
+
+@pytest.mark.parametrize(
+    "has_gpu, device, message",
+    [
+        (False, "cuda", "2 processes need a GPU each, and this machine has none; add MODEL.DEVICE"),
+        (True, "cpu", "MODEL.DEVICE cpu: 2 processes would share the GPUs"),
+    ],
+)
+def test_several_processes_are_not_put_where_they_cannot_run(choose, has_gpu, device, message):
+    with pytest.raises(UsageError, match=message):
+        choose(has_gpu, device, 2)

@@ -22,22 +22,14 @@ def argument_parser() -> argparse.ArgumentParser:
         EPILOG,
     )
     parser.add_argument("source", metavar="IN", help="the PyTorch file to read")
-    parser.add_argument(
-        "target",
-        metavar="OUT",
-        help="the file to write: NAME.pth, or NAME.pkl in the format of Detectron2's model zoo",
-    )
-    parser.add_argument(
-        "--drop-classifier", action="store_true", help="leave the ImageNet classifier out"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    parser.add_argument("target", metavar="OUT", help="the file to write, NAME.pth")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.checkpoint import convert_file
 
-    print(convert_file(args.source, args.target, args.drop_classifier, args.overwrite))
+    print(convert_file(args.source, args.target))
 
 
 if __name__ == "__main__":

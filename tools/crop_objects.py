@@ -40,12 +40,18 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.data import register_datasets
     from gw_detectron.data.crops import crop_objects
+    from gw_detectron.errors import UsageError
+    from gw_detectron.files import whole_folder
 
     register_datasets(args.dataset)
-    counts = crop_objects({"train": args.train, "val": args.val}, args.output)
-    for split, of_split in counts.items():
-        classes = ", ".join(f"{name} {number}" for name, number in sorted(of_split.items()))
-        print(f"{split}: {sum(of_split.values())} images: {classes}")
+    try:
+        with whole_folder(args.output) as folder:
+            for split, names in (("train", args.train), ("val", args.val)):
+                counts = crop_objects(names, folder / split)
+                classes = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+                print(f"{split}: {counts.total()} images: {classes}")
+    except OSError as error:
+        raise UsageError(f"{args.output} can't be written: {error.strerror}") from error
     print(f"The classification set is in {args.output}")
 
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import pickle
 import re
+import reprlib
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ..errors import UsageError
@@ -27,8 +27,8 @@ _OF_ARRAYS = {
     ("_codecs", "encode"),
 }  # fmt: skip
 
-# A convolution of a ResNet by Detectron2's name: its block, or the stem, and its stage
-_CONVOLUTION = re.compile(r"\b(stem|(res[2-5])\.\d+)\.(?:conv\d|shortcut)\.weight$")
+# A convolution of a ResNet by Detectron2's name, with its stage
+_CONVOLUTION = re.compile(r"\b(stem|res[2-5])\.(?:\d+\.)?(?:conv\d|shortcut)\.weight$")
 
 # What DataParallel, DistributedDataParallel and torch.compile put before every name
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
@@ -52,12 +52,13 @@ class WeightsCheckpointer(DetectionCheckpointer):
             raise UsageError(f"the weights {path} can't be had: {reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        # Detectron2 reads these two by itself, once they are known to bring no code
-        if filename.endswith(".pkl"):
-            _load_arrays(filename)
-        elif filename.endswith(".pyth"):
-            load_values(filename)
         with _errors_in_one_line(filename):
+            # Detectron2 reads these two by itself, once they are known to bring no code
+            if filename.endswith(".pkl"):
+                with open(filename, "rb") as file:
+                    _ArraysOnly(file, encoding="latin1").load()
+            elif filename.endswith(".pyth"):
+                load_values(filename)
             checkpoint = super()._load_file(filename)
         _require_weights(checkpoint["model"], filename)
         self._file, self._first_name = filename, next(iter(checkpoint["model"]))
@@ -67,36 +68,29 @@ class WeightsCheckpointer(DetectionCheckpointer):
         return load_values(filename)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        state = self.model.state_dict()
-        convolutions = {name: found for name in state if (found := _CONVOLUTION.search(name))}
-        blocks, stages = ({found[n] for found in convolutions.values()} for n in (1, 2))
-        deeper = [
-            name
+        unfit = {
+            name: f"is {theirs} in the file and {ours} in the model"
+            for name, theirs, ours in incompatible.incorrect_shapes
+        }
+        missing = set(incompatible.missing_keys) - unfit.keys()
+        unfit |= dict.fromkeys(missing, "is not in the file")
+        parameters = {name for name, _ in self.model.named_parameters()}
+        if parameters and parameters <= missing:
+            raise UsageError(
+                f"{self._file} has nothing of this model: its names are like {self._first_name}, "
+                f"the model's like {min(parameters)}"
+            )
+        stages = {n: f[1] for n in self.model.state_dict() if (f := _CONVOLUTION.search(n))}
+        wrong = [f"{name} {unfit[name]}" for name in stages if name in unfit]
+        wrong += [
+            f"{name} is not in the model"
             for name in incompatible.unexpected_keys
-            if (found := _CONVOLUTION.search(name))
-            and found[1] not in blocks
-            and found[2] in stages
+            if (found := _CONVOLUTION.search(name)) and found[1] in stages.values()
         ]
-        if deeper:
+        if wrong:
             raise UsageError(
-                f"{self._file} has blocks that the model has not, first that of {deeper[0]}: "
-                "these are weights of another MODEL.RESNETS.DEPTH"
-            )
-        shapes = {name: (theirs, ours) for name, theirs, ours in incompatible.incorrect_shapes}
-        absent = {*incompatible.missing_keys, *shapes}
-        parameters = [name for name, _ in self.model.named_parameters()]
-        if parameters and absent.issuperset(parameters):
-            raise UsageError(
-                f"{self._file} has nothing of this model: its {self._first_name} is not there or "
-                f"of another shape, and so for all; the model's names are like {parameters[0]}"
-            )
-        unfit = sorted(convolutions.keys() & absent)
-        if unfit and len(unfit) < len(convolutions):
-            theirs, ours = shapes.get(unfit[0], ("not there", tuple(state[unfit[0]].shape)))
-            raise UsageError(
-                f"{self._file} does not fit the backbone: of its {len(convolutions)} convolutions "
-                f"{len(unfit)} are missing or of another shape, first {unfit[0]}, in the file "
-                f"{theirs}, in the model {ours}"
+                f"{self._file} does not fit the backbone: {wrong[0]}, the first of {len(wrong)} "
+                "such convolutions; is it of another MODEL.RESNETS.DEPTH?"
             )
         super()._log_incompatible_keys(incompatible)
 
@@ -149,12 +143,6 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _load_arrays(path: str) -> Any:
-    """pickle.load of a file that holds arrays, numbers, strings and containers of them."""
-    with _errors_in_one_line(path), PathManager.open(path, "rb") as file:
-        return _ArraysOnly(file, encoding="latin1").load()
-
-
 @contextlib.contextmanager
 def _errors_in_one_line(path: str | os.PathLike) -> Iterator[None]:
     """Around what reads a file, whose bytes can make it raise anything."""
@@ -164,31 +152,23 @@ def _errors_in_one_line(path: str | os.PathLike) -> Iterator[None]:
         raise
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
-    except AssertionError as error:  # Detectron2's, of a .pyth file
-        raise UsageError(str(error)) from error
     except Exception as error:
         code = re.search(r"GLOBAL '?([\w.]+)", str(error))
+        reason = "is not a file of weights, or it is cut short or damaged"
         if code:
             reason = (
                 f"can't be read without running code ({code[1]}), so it was not read; where it "
                 "can be trusted, save the model's state_dict() alone and use that"
             )
-        elif "TorchScript" in str(error):
-            reason = "is a TorchScript program; save the model's state_dict() instead"
-        else:
-            kind = "a pickle" if str(path).endswith(".pkl") else "a file of torch.save"
-            reason = f"is not {kind}, or it is cut short or damaged"
         raise UsageError(f"{path} {reason}") from error
 
 
 def _require_weights(content: Any, path: str | os.PathLike) -> None:
-    """Raises UsageError where it is no dict of named tensors or arrays."""
-    if not isinstance(content, dict) or not content:
-        kind = "nothing" if content == {} else type(content).__name__
-        raise UsageError(f"{path} holds {kind} where weights by name are expected")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, (Tensor, np.ndarray)):
-            raise UsageError(
-                f"{path} holds a {type(value).__name__} named {name!r}, where weights by name are "
-                'expected: tensors, or a dict of them at its top or under "model" or "state_dict"'
-            )
+    is_named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not (is_named and content) or not all(
+        isinstance(value, (Tensor, np.ndarray)) for value in content.values()
+    ):
+        raise UsageError(
+            f"{path} holds {reprlib.repr(content)} where weights by name are expected: tensors, "
+            'or a dict of them under "model" or "state_dict"'
+        )

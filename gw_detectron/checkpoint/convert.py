@@ -1,10 +1,8 @@
 """From a PyTorch file of a ResNet in torchvision's names to one for Detectron2's backbones."""
 
 import os
-import pickle
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
@@ -35,15 +33,9 @@ _TORCHVISIONS = {
     r"shortcut": "downsample.0",
     r"conv(\d)\.norm": r"bn\1",
 }
-_LISTED = 8  # of tensors that are wrong in one way
 
 
-def convert_file(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
-    drop_classifier: bool = False,
-    overwrite: bool = False,
-) -> str:
+def convert_file(source: str | os.PathLike, target: str | os.PathLike) -> str:
     """
     Converts the weights of a ResNet or ResNeXt 18 to 152 from torchvision's names to Detectron2's.
 
@@ -52,46 +44,33 @@ def convert_file(
 
     Args:
         source: what :func:`read_state_dict` takes.
-        target: a .pth file, or a .pkl file like those of Detectron2's model zoo. Tensors are
-            float32, and Detectron2 matches their names by suffix: they fit any detector's backbone.
-        drop_classifier: leave out `linear`, the classifier.
-        overwrite: replace target where it exists.
+        target: a .pth file that is not there yet. Tensors are float32, and Detectron2 matches
+            their names by suffix: they fit any detector's backbone.
 
     Returns:
         str: what the network is, and which norms sit where: two lines.
 
     Raises:
-        UsageError: source isn't such a file, or target can't be written.
+        UsageError: source isn't such a file, or target is there or can't be written.
     """
-    source, target = Path(source), Path(target)
-    if target.suffix not in (".pth", ".pkl"):
-        raise UsageError(f"{target}: the file to write must end in .pth or .pkl")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists; to replace it, add --overwrite")
+    target = Path(target)
+    if target.suffix != ".pth":
+        raise UsageError(f"{target}: the file to write must end in .pth")
+    if target.exists():
+        raise UsageError(f"{target} exists: remove it, or choose another name")
     state = read_state_dict(source)
     try:
         tensors, network, norms = convert(state)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
-    if drop_classifier and "linear.weight" in tensors:
-        del tensors["linear.weight"], tensors["linear.bias"]
-        network += " (dropped)"
-    _write(tensors, target)
-    return f"{network}\nNorms: {norms}; {len(tensors)} tensors in {target}"
-
-
-def _write(tensors: dict[str, Tensor], target: Path) -> None:
-    content = {"__author__": "gw_detectron", "matching_heuristics": True}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target, "wb") as file:
-            if target.suffix == ".pkl":
-                arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-                pickle.dump({"model": arrays, **content}, file)
-            else:
-                torch.save({"model": tensors, **content}, file)
+            content = {"__author__": "gw_detectron", "matching_heuristics": True}
+            torch.save({"model": tensors, **content}, file)
     except OSError as error:
         raise UsageError(f"{target} can't be written: {error.strerror}") from error
+    return f"{network}\nNorms: {norms}; {len(tensors)} tensors in {target}"
 
 
 def convert(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, str]:
@@ -100,18 +79,15 @@ def convert(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, str]:
 
     Returns:
         Contiguous float32 copies by Detectron2's names, those of norms of shape (C,), without BN's
-        num_batches_tracked; what the network is; which norms sit where, e.g. "S1-B2 GW over BN (17
-        GW, 36 BN)".
+        num_batches_tracked; what the network is; which norms sit where, e.g. "17 GW at conv2
+        stem, 36 BN at conv1 conv3 shortcut".
 
     Raises:
         UsageError: it is no ResNet of a known depth in these names; tensors are missing, left over,
-            misshapen, or have values that no weights have.
+            misshapen or not finite.
     """
     figures = _recognise(state)
-    name = f"ResNet-{figures['DEPTH']}"
-    if figures["NUM_GROUPS"] > 1:
-        name = "ResNeXt-{DEPTH} {NUM_GROUPS}x{WIDTH_PER_GROUP}d".format(**figures)
-    network = f"{name} (MODEL.RESNETS: {', '.join(f'{key} {figures[key]}' for key in figures)}), "
+    network = f"ResNet (MODEL.RESNETS: {', '.join(f'{key} {figures[key]}' for key in figures)}), "
     shapes = _shapes(figures)
     head = state.get("fc.bias", state.get("fc.weight"))
     if head is None:
@@ -121,48 +97,42 @@ def convert(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, str]:
         network += f"classifier of {num_classes} classes"
         shapes["linear.weight"] = (num_classes, 8 * figures["RES2_OUT_CHANNELS"])
         shapes["linear.bias"] = (num_classes,)
-    norms = _recognise_norms(state, shapes)
-    shapes = {
-        name: shape
-        for name, shape in shapes.items()
-        if "running_" not in name or norms[name.rpartition(".")[0]] == "BN"
-    }
-    return _rename(state, shapes, name), network, _describe(norms)
+    # The norms at one place of the blocks are of one kind: where one has statistics, all have
+    statistics = {name: _place(name) for name in shapes if "running_" in name}
+    batch_norms = {p for name, p in statistics.items() if torchvision_name(name) in state}
+    shapes = {n: s for n, s in shapes.items() if statistics.get(n, "") in {"", *batch_norms}}
+    tensors = _rename(state, shapes, figures["DEPTH"])
+    norms: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for name in tensors:
+        if name.endswith(".norm.weight"):
+            place, is_flat = _place(name), state[torchvision_name(name)].dim() == 1
+            kind = "BN" if place in batch_norms else "GN (or GW saved flat)" if is_flat else "GW"
+            norms[kind][place] += 1
+    described = [f"{of.total()} {kind} at {' '.join(sorted(of))}" for kind, of in norms.items()]
+    return tensors, network, ", ".join(described)
 
 
 def _recognise(state: dict[str, Tensor]) -> dict[str, int]:
-    """The network by the keys of MODEL.RESNETS; the first convolutions tell its widths."""
+    """The network by the keys of MODEL.RESNETS; its first block tells the width."""
     if any(name.startswith(("stem.conv1.", "res2.")) for name in state):
         raise UsageError("its names are Detectron2's already")
     found = filter(None, (re.match(r"layer([1-4])\.(\d+)\.", name) for name in state))
     blocks = Counter(stage for stage, _ in {match.groups() for match in found})
-    if len(blocks) < 4:
-        raise UsageError(
-            "it is no ResNet in torchvision's names (conv1, layer1.0.conv1, ..., layer4.*); it "
-            f"begins with {', '.join(list(state)[:3])}"
-        )
     counts = tuple(blocks[stage] for stage in "1234")
     is_bottleneck = any(name.endswith(".conv3.weight") for name in state)
     if (counts, is_bottleneck) not in _DEPTHS:
-        kind = "bottleneck" if is_bottleneck else "basic"
+        depths = ", ".join(map(str, _DEPTHS.values()))
         raise UsageError(
-            f"{counts} {kind} blocks in its four stages are no ResNet of depth "
-            + ", ".join(map(str, _DEPTHS.values()))
+            f"it is no ResNet {depths} in torchvision's names (conv1, layer1.0.conv1, ..., "
+            f"layer4.*): {counts} blocks in its four stages; it begins with "
+            + ", ".join(list(state)[:3])
         )
-
-    def size(convolution: str, dim: int, otherwise: int) -> int:
-        shape = state[convolution].shape if convolution in state else ()
-        return shape[dim] if len(shape) == 4 and shape[dim] else otherwise
-
-    figures = {"DEPTH": _DEPTHS[counts, is_bottleneck], "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64}
-    figures["STEM_OUT_CHANNELS"] = size("conv1.weight", 0, 64)
-    figures["RES2_OUT_CHANNELS"] = 64  # the only ones of Detectron2's basic blocks
+    figures = {"DEPTH": _DEPTHS[counts, is_bottleneck], "RES2_OUT_CHANNELS": 64}
     if is_bottleneck:
-        per_group = size("layer1.0.conv2.weight", 1, 64)
-        figures["NUM_GROUPS"] = max(1, size("layer1.0.conv2.weight", 0, 64) // per_group)
-        figures["WIDTH_PER_GROUP"] = per_group
-        figures["RES2_OUT_CHANNELS"] = size("layer1.0.conv3.weight", 0, 256)
-        figures["STRIDE_IN_1X1"] = False
+        conv2 = state.get("layer1.0.conv2.weight", torch.empty(()))
+        width, per_group = conv2.shape[:2] if conv2.dim() == 4 else (64, 64)
+        figures |= {"RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False}
+        figures |= {"NUM_GROUPS": max(1, width // per_group), "WIDTH_PER_GROUP": per_group}
     return figures
 
 
@@ -182,52 +152,13 @@ def torchvision_name(name: str) -> str:
     return name
 
 
-def _recognise_norms(state: dict[str, Tensor], shapes: Iterable[str]) -> dict[str, str]:
-    """
-    Detectron2's name of every norm -> "BN" (with running statistics), "GW" (of shape (1, C, 1, 1),
-    as the authors save it) or "GN" (of shape (C,), which a GW may have, too). At one place of the
-    blocks all are taken for what most are: the tensors of another kind are missing or left over.
-    """
-    norms = [name.removesuffix(".weight") for name in shapes if name.endswith(".norm.weight")]
-    votes: dict[str, Counter[str]] = {}
-    for norm in norms:
-        source = torchvision_name(norm)
-        weight = state.get(f"{source}.weight")
-        kind = "GW" if weight is not None and weight.dim() == 4 else "GN"
-        if state.keys() & {f"{source}.running_mean", f"{source}.running_var"}:
-            kind = "BN"
-        votes.setdefault(_place(norm), Counter())[kind] += 1
-    return {norm: votes[_place(norm)].most_common(1)[0][0] for norm in norms}
-
-
-def _place(norm: str) -> str:
+def _place(name: str) -> str:
     """The stem, the shortcut or a convolution of the block."""
-    return re.search(r"stem|shortcut|conv\d", norm)[0]
-
-
-def _describe(norms: dict[str, str]) -> str:
-    """In the words of MODEL.GW.POSITIONS, B2 also for the first norm of a basic block."""
-    kinds = Counter(norms.values())
-    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, reverse=True))
-    if "GN" in kinds:
-        counts += "; a GW that was saved flat reads as GN, and becomes the same tensors"
-    by_place = {_place(norm): kind for norm, kind in norms.items()}
-    base = by_place["shortcut"]
-    others = {place: kind for place, kind in by_place.items() if kind != base}
-    if not others:
-        return f"{base} everywhere ({counts})"
-    digits = "".join(sorted(place[-1] for place in others if place != "stem"))
-    if "conv3" not in by_place:
-        digits = {"1": "2", "2": None}.get(digits, digits)
-    if digits is None or len(kinds) > 2:
-        places = ", ".join(f"{kind} at {place}" for place, kind in others.items())
-        return f"at no MODEL.GW.POSITIONS: {places}, {base} elsewhere ({counts})"
-    positions = "-".join(["S1"] * ("stem" in others) + [f"B{digits}"] * bool(digits))
-    return f"{positions} {others.popitem()[1]} over {base} ({counts})"
+    return re.search(r"stem|shortcut|conv\d", name)[0]
 
 
 def _rename(
-    state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], network: str
+    state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], depth: int
 ) -> dict[str, Tensor]:
     """The tensors of these names and shapes; UsageError where these are not all there is."""
     sources = {name: torchvision_name(name) for name in shapes}
@@ -238,30 +169,22 @@ def _rename(
         if source in state
     }
     problems = {
-        "missing": [sources[name] for name in sources.keys() - tensors.keys()],
+        "missing": {sources[name] for name in sources.keys() - tensors.keys()},
         "left over": state.keys() - sources.values(),
         "misshapen": [
             f"{sources[name]} {tuple(tensor.shape)} instead of {shapes[name]}"
             for name, tensor in tensors.items()
             if tensor.shape != shapes[name]
         ],
-        "no floating-point numbers": [n for n, t in state.items() if not t.is_floating_point()],
-        "infinite or not a number, in float32": [
-            n for n, t in state.items() if not t.float().isfinite().all()
-        ],
-        "negative variances": [n for n, t in state.items() if n.endswith("_var") and t.lt(0).any()],
+        "not finite in float32": [n for n, t in state.items() if not t.float().isfinite().all()],
     }
-    found = [f"{what}: {_list(names)}" for what, names in problems.items() if names]
+    found = [
+        f"{len(names)} {what}, first {min(names)}" for what, names in problems.items() if names
+    ]
     if found:
-        raise UsageError(f"not the tensors of a {network}; {'; '.join(found)}")
+        raise UsageError(f"not the tensors of a ResNet-{depth}: {'; '.join(found)}")
     # Copies, as a view would drag what lies around it into the file
     return {
         name: t.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         for name, t in tensors.items()
     }
-
-
-def _list(names: Collection[str]) -> str:
-    """In order, and not all where they are many."""
-    more = len(names) - _LISTED
-    return ", ".join(sorted(names)[:_LISTED] + [f"{more} more"] * (more > 0))

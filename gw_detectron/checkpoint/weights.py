@@ -1,11 +1,9 @@
 """
 The weights that a config names: `gw://NAME` stands for the file NAME in the folder $GW_WEIGHTS, or
-./weights; and what to do where a file isn't there.
+./weights.
 """
 
-import difflib
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,6 @@ from ..errors import UsageError
 
 PREFIX = "gw://"
 AUTHORS_PAGE = "https://github.com/huangleiBuaa/GroupWhitening"
-TORCHVISION_PAGE = "https://pytorch.org/vision/stable/models.html"
-
-# Our name without its ending -> what its publisher calls it
-AUTHORS_MODELS = {
-    "R-50-GW": "ResNet-50",
-    "R-101-GW": "ResNet-101",
-    "X-50-32x4d-GW": "ResNeXt-50",
-    "X-101-32x8d-GW": "ResNeXt-101",
-}
-TORCHVISION_MODELS = {
-    **{f"R-{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
-    "X-50-32x4d": "resnext50_32x4d",
-    "X-101-32x8d": "resnext101_32x8d",
-}
 
 
 class WeightsHandler(PathHandler):
@@ -52,14 +36,16 @@ def find_weights(path: str) -> Path:
     The file that `gw://NAME` stands for.
 
     Raises:
-        UsageError: it isn't there; the line says where to get it and how to convert or train it.
+        UsageError: it isn't there; the line says where to get it.
     """
     folder = Path(os.environ.get("GW_WEIGHTS") or "weights").expanduser()
     file = folder / path.removeprefix(PREFIX)
     if not file.is_file():
         raise UsageError(
-            f"{path}: there is no {file.name} in the folder {file.parent} "
-            f"($GW_WEIGHTS names another one); {_explain_how_to_get(file)}"
+            f"{path}: there is no {file} ($GW_WEIGHTS names another folder). The authors' weights "
+            f"with GW (pth in the table of {AUTHORS_PAGE}) and torchvision's become it by: python "
+            f"tools/convert_weights.py DOWNLOADED.pth {shlex.quote(str(file))}; others are trained "
+            f"with tools/pretrain_imagenet.py, whose backbone.pth it is"
         )
     return file
 
@@ -96,31 +82,3 @@ def require_scheme(key: str, path: str) -> None:
             f"{key} {path}: nothing here reads or writes {path.partition('://')[0]}://, only "
             + ", ".join(prefixes)
         )
-
-
-def _explain_how_to_get(file: Path) -> str:
-    name = file.stem
-    convert = f"python tools/convert_weights.py DOWNLOADED.pth {shlex.quote(str(file))}"
-    if name in AUTHORS_MODELS:
-        return (
-            f"download the authors' {AUTHORS_MODELS[name]} with GW (pth in the table of "
-            f"{AUTHORS_PAGE}; or train it with tools/pretrain_imagenet.py), then: {convert}"
-        )
-    if name in TORCHVISION_MODELS:
-        return (
-            f"download torchvision's {TORCHVISION_MODELS[name]} (IMAGENET1K_V1, "
-            f"{TORCHVISION_PAGE}), then: {convert}"
-        )
-    trained = re.fullmatch(r"(R-\d+|X-\d+-\d+x\d+d)-(GW|GN|BN)", name)
-    if trained:
-        config = f"{trained[1].replace('-', '_')}_{trained[2].lower()}.yaml"
-        return (
-            "nobody publishes it; it is trained by: python tools/pretrain_imagenet.py "
-            f"--config-file configs/ImageNet-Classification/{config} --data IMAGENET "
-            f"OUTPUT_DIR output/{name}, then: mkdir -p {shlex.quote(str(file.parent))} && "
-            f"cp output/{name}/backbone.pth {shlex.quote(str(file))}"
-        )
-    there = [path.name for path in file.parent.glob("*.p*")]
-    known = [f"{name}.pth" for name in (*AUTHORS_MODELS, *TORCHVISION_MODELS)]
-    nearest = difflib.get_close_matches(file.name, there + known, n=3, cutoff=0)
-    return f"the nearest names are {', '.join(nearest)}"

@@ -9,6 +9,7 @@ import os
 import reprlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -32,10 +33,7 @@ _KEYS = {
 }
 
 # What Detectron2's metadata calls the files and folders of a dataset
-_FILES = (
-    *("json_file", "image_root", "image_dir", "gt_dir", "dirname", "panoptic_json"),
-    *("panoptic_root", "sem_seg_root"),
-)
+_FILES = ("json_file", "image_root", "dirname", "panoptic_json", "panoptic_root", "sem_seg_root")
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,6 @@ class CocoDataset:
     """
 
     name: str
-    json_file: str
-    image_dir: str
     classes: tuple[str, ...]
     lacks: dict[str, Any]
 
@@ -67,15 +63,10 @@ def register_datasets(entries: Iterable[Sequence[str]]) -> list[CocoDataset]:
             One that is registered already, with the same paths, is checked and otherwise left.
 
     Raises:
-        UsageError: the annotations or images are not what Detectron2 can use, the datasets do
-            not have the same classes, or a name belongs to other data.
+        UsageError: the annotations or images are not what Detectron2 can use, or a name belongs
+            to other data.
     """
-    datasets = [_read_dataset(*entry) for entry in entries]
-    for dataset in datasets:
-        _require_same_classes(datasets[0].name, datasets[0].classes, dataset.name, dataset.classes)
-    for dataset in datasets:
-        _register(dataset)
-    return datasets
+    return [_register(*entry) for entry in entries]
 
 
 def adapt_config(
@@ -107,36 +98,41 @@ def adapt_config(
         return
 
     for dataset in datasets:
-        _require_in_use(dataset.name, cfg)
+        if dataset.name not in (*cfg.DATASETS.TRAIN, *test_names):
+            raise UsageError(
+                f"The dataset {dataset.name} is neither in DATASETS.TRAIN nor in DATASETS.TEST: "
+                f"add DATASETS.TRAIN \"('{dataset.name}',)\" or DATASETS.TEST, likewise"
+            )
     for name in train_names + test_names:
         other_classes = MetadataCatalog.get(name).get("thing_classes")
         if other_classes is not None:
             _require_same_classes(datasets[0].name, datasets[0].classes, name, other_classes)
     _set_num_classes(cfg, datasets[0], stated)
     for dataset in datasets:
-        _require_masks(cfg, dataset, in_training=dataset.name in train_names)
-        if dataset.name in test_names:
-            _require_evaluable(dataset)
+        name = dataset.name
+        _require_complete(cfg, dataset, trains=name in train_names, tests=name in test_names)
 
 
-# ---- Reading and checking one dataset --------------------------------------------------------
+# ---- One dataset -----------------------------------------------------------------------------
 
 
-def _read_dataset(name: str, json_file: str, image_dir: str) -> CocoDataset:
-    if not name:
-        raise UsageError(f"The dataset of {json_file} needs a name that is not empty")
+def _register(name: str, json_file: str, image_dir: str) -> CocoDataset:
     content = read_json(json_file)
     with mistakes_of(json_file):
         _check_lists(content)
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
-        sizes = _check_images(content["images"])
+        sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
         lacks = _check_annotations(content["annotations"], sizes, categories)
-        warning = _check_boxes(content["annotations"], sizes)
-    if warning:
-        logger.warning(f"{json_file}: {warning}: they are left out of the training")
-    _check_image_files([image["file_name"] for image in content["images"]], image_dir, json_file)
+        _check_image_files([image["file_name"] for image in content["images"]], image_dir)
     classes = tuple(categories[id] for id in sorted(categories))
-    return CocoDataset(name, json_file, image_dir, classes, lacks)
+    if name not in DatasetCatalog:
+        register_coco_instances(name, {}, json_file, image_dir)
+        MetadataCatalog.get(name).thing_classes = list(classes)
+    known = MetadataCatalog.get(name).as_dict()
+    for key, path in (("json_file", json_file), ("image_root", image_dir)):
+        if os.path.realpath(known.get(key, "")) != os.path.realpath(path):
+            raise UsageError(f"The dataset name {name} is taken by other data: choose another one")
+    return CocoDataset(name, classes, lacks)
 
 
 def read_json(path: str, what: str = "annotation file") -> Any:
@@ -144,17 +140,10 @@ def read_json(path: str, what: str = "annotation file") -> Any:
     try:
         with open(path, encoding="utf-8") as f:
             return json.load(f)
-    except FileNotFoundError as e:
-        raise UsageError(f"There is no {what} {path}") from e
-    except IsADirectoryError as e:
-        raise UsageError(
-            f"{path} is a directory where an {what} is expected: "
-            "the order is NAME ANNOTATIONS.json IMAGE_DIR"
-        ) from e
-    except OSError as e:
-        raise UsageError(f"Cannot read the {what} {path}: {e.strerror}") from e
-    except ValueError as e:
-        raise UsageError(f"{path} is not a JSON file in UTF-8: {e}") from e
+    except OSError as error:
+        raise UsageError(f"the {what} {path} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not a JSON file in UTF-8: {error}") from error
 
 
 @contextlib.contextmanager
@@ -167,141 +156,72 @@ def mistakes_of(path: str) -> Iterator[None]:
 
 
 def _check_lists(content: Any) -> None:
-    """That each entry has the keys it needs and an id of its own."""
-    if not isinstance(content, dict):
-        raise UsageError(
-            f"not in COCO format: it holds a {type(content).__name__}, "
-            'not an object with "images", "annotations" and "categories"'
-        )
+    """That each entry has the keys it needs and an id of its own, and each image a size."""
     for list_name, keys in _KEYS.items():
-        if not isinstance(content.get(list_name), list):
-            raise UsageError(f'not in COCO format: it has no list "{list_name}"')
-        if not content[list_name]:
-            raise UsageError(f'it has no {list_name}: its list "{list_name}" is empty')
+        entries = content.get(list_name) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not entries:
+            raise UsageError(f'not in COCO format: it has no list "{list_name}", or an empty one')
         ids: set[int | str] = set()
-        for position, entry in enumerate(content[list_name]):
+        for position, entry in enumerate(entries):
             require_keys(entry, keys, f'entry {position} of "{list_name}"')
             if entry["id"] in ids:
                 raise UsageError(f'two of its "{list_name}" have the id {entry["id"]!r}')
             ids.add(entry["id"])
-        first = {isinstance(id, str): id for id in ids}
-        if len(first) > 1 and list_name != "annotations":  # Detectron2 sorts by them
-            raise UsageError(
-                f'the ids of its "{list_name}" are numbers and texts mixed, '
-                f"{first[False]!r} and {first[True]!r}"
-            )
+        if len(set(map(type, ids))) > 1:  # Detectron2 sorts by them
+            raise UsageError(f'the ids of its "{list_name}" are numbers and texts mixed')
 
 
 def require_keys(entry: Any, keys: Sequence[str], where: str) -> None:
-    """Raises UsageError where it is not an object with the keys, those of ids with ids."""
+    """Raises UsageError where it is not an object with these keys, or one's value is impossible."""
     if not isinstance(entry, dict):
         raise UsageError(f"not in COCO format: {where} is not an object")
     for key in keys:
         if key not in entry:
             raise UsageError(f'not in COCO format: {where} has no "{key}"')
-        if key.endswith("id") and type(entry[key]) not in (int, str):
-            raise UsageError(f'the "{key}" of {where} is {_show(entry[key])}, not a whole number')
+        value, what = entry[key], f'the "{key}" of {where}'
+        if key.endswith("id"):
+            _require(type(value) in (int, str), what, value, "a whole number")
+        elif key == "file_name":
+            _require(isinstance(value, str), what, value, "a text")
+        elif key in ("height", "width"):
+            _require(_are_numbers([value]) and value > 0, what, value, "a number of pixels")
 
 
-def _check_images(images: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
-    """Returns width and height by id."""
-    for image in images:
-        if not isinstance(image["file_name"], str):
-            raise UsageError(f'the "file_name" of image {image["id"]!r} is not a text')
-        for key in ("height", "width"):
-            if not is_number(image[key]) or image[key] <= 0:
-                raise UsageError(
-                    f'the "{key}" of image {image["id"]!r} is {_show(image[key])}, '
-                    "not a number of pixels"
-                )
-    return {image["id"]: (image["width"], image["height"]) for image in images}
+def _require(is_right: bool, what: str, value: Any, kind: str) -> None:
+    if not is_right:
+        raise UsageError(f"{what} is {reprlib.repr(value)}, not {kind}")
 
 
 def _check_annotations(
     annotations: list[dict[str, Any]],
-    sizes: dict[int, tuple[float, float]],
-    categories: dict[int, str],
+    sizes: dict[Any, tuple[float, float]],
+    categories: dict[Any, str],
 ) -> dict[str, Any]:
-    """Returns what `CocoDataset.lacks` describes."""
+    """Returns what `CocoDataset.lacks` describes; tells where a few boxes enclose nothing."""
     lacks: dict[str, Any] = {}
-    for annotation in annotations:
-        id = annotation["id"]
-        check_object(annotation, f"annotation {id!r}", sizes, categories)
-        if annotation.get("ignore"):
-            raise UsageError(
-                f'annotation {id!r} has "ignore", which Detectron2 does not know; for a '
-                'region to be left out of the training, "iscrowd": 1 does the same'
-            )
-        for missing in _what_it_lacks(annotation):
-            lacks.setdefault(missing, id)
-    return lacks
-
-
-def check_object(
-    record: dict[str, Any],
-    what: str,
-    sizes: Mapping[Any, tuple[float, float]],
-    category_ids: Container[Any],
-    whose: str = "its",
-) -> None:
-    """
-    Checks the values of an annotation, or of a detection in COCO's results format.
-
-    Args:
-        what: names it.
-        sizes: id of an image -> (width, height).
-        whose: the images and categories are.
-
-    Raises:
-        UsageError: on an unknown image or category, a bbox or a segmentation that isn't one.
-    """
-    for key, known, where in (
-        ("image_id", sizes, "images"),
-        ("category_id", category_ids, "categories"),
-    ):
-        if record[key] not in known:
-            raise UsageError(
-                f'{what} has the {key} {_show(record[key])}, which is not in {whose} "{where}"'
-            )
-    if "bbox" in record and not _is_box(record["bbox"]):
-        raise UsageError(
-            f"the bbox of {what} is {_show(record['bbox'])}, not 4 finite numbers "
-            "[x, y, width, height]"
-        )
-    if not _is_mask(record.get("segmentation"), sizes[record["image_id"]]):
-        raise UsageError(
-            f"the segmentation of {what} is {_show(record['segmentation'])}, neither a list of "
-            "polygons [x, y, x, y, ...] nor a run-length encoding of the image's size"
-        )
-
-
-def _check_boxes(
-    annotations: list[dict[str, Any]], sizes: dict[int, tuple[float, float]]
-) -> str | None:
-    """Returns a warning where a few enclose nothing."""
     empty = []
     for annotation in annotations:
-        x, y, w, h = annotation["bbox"]
-        if w < 0 or h < 0:
+        what = f"annotation {annotation['id']!r}"
+        check_object(annotation, what, sizes, categories)
+        if annotation.get("ignore"):
             raise UsageError(
-                f"the bbox of annotation {annotation['id']!r} is {annotation['bbox']}, of "
-                "negative size; it should read [x, y, width, height]"
+                f'{what} has "ignore", which Detectron2 does not know; for a region to be left '
+                'out of the training, "iscrowd": 1 does the same'
             )
-        width, height = sizes[annotation["image_id"]]
+        for missing in _what_it_lacks(annotation):
+            lacks.setdefault(missing, annotation["id"])
+        (x, y, w, h), (width, height) = annotation["bbox"], sizes[annotation["image_id"]]
         if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-            empty.append(annotation)
-    if not empty:
-        return None
-    first = empty[0]
-    width, height = sizes[first["image_id"]]
-    message = (
-        f"{len(empty)} of its {len(annotations)} boxes have no area in their image, first "
-        f"that of annotation {first['id']!r}, [x, y, width, height] = {first['bbox']} in "
-        f"{width} x {height} pixels"
-    )
-    if len(empty) > _MAX_SHARE_OF_EMPTY_BOXES * len(annotations):
-        raise UsageError(f"{message}: correct or remove them")
-    return message
+            empty.append(f"{what}, {annotation['bbox']} in {width} x {height} pixels")
+    if empty:
+        message = (
+            f"{len(empty)} of its {len(annotations)} boxes have no area in their image, first that "
+            f"of {empty[0]}"
+        )
+        if len(empty) > _MAX_SHARE_OF_EMPTY_BOXES * len(annotations):
+            raise UsageError(f"{message}: correct or remove them")
+        logger.warning(f"{message}: they are left out of the training")
+    return lacks
 
 
 def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
@@ -314,8 +234,40 @@ def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
     return missing
 
 
-def is_number(value: Any) -> bool:
-    return _are_numbers([value])
+def check_object(
+    record: dict[str, Any],
+    what: str,
+    sizes: Mapping[Any, tuple[float, float]],
+    category_ids: Container[Any],
+    where: str = "the file",
+) -> None:
+    """
+    Checks the values of an annotation, or of a detection in COCO's results format.
+
+    Args:
+        what: names it.
+        sizes: id of an image -> (width, height).
+        where: the images and categories are.
+
+    Raises:
+        UsageError: on an unknown image or category, a bbox or a segmentation that isn't one.
+    """
+    for key, known in (("image_id", sizes), ("category_id", category_ids)):
+        what_it_is_of = f"that of any {key.removesuffix('_id')} in {where}"
+        _require(record[key] in known, f"the {key} of {what}", record[key], what_it_is_of)
+    _require(
+        "bbox" not in record or _is_box(record["bbox"]),
+        f"the bbox of {what}",
+        record.get("bbox"),
+        "4 finite numbers [x, y, width, height], of a size that is not negative",
+    )
+    mask = record.get("segmentation")
+    _require(
+        _is_mask(mask, sizes[record["image_id"]]),
+        f"the segmentation of {what}",
+        mask,
+        "a list of polygons [x, y, x, y, ...] or a run-length encoding of the image's size",
+    )
 
 
 def _are_numbers(values: list[Any]) -> bool:
@@ -326,7 +278,8 @@ def _are_numbers(values: list[Any]) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and _are_numbers(value)
+    is_box = isinstance(value, list) and len(value) == 4 and _are_numbers(value)
+    return is_box and min(value[2:]) >= 0
 
 
 def _is_mask(value: Any, image_size: tuple[float, float]) -> bool:
@@ -341,72 +294,23 @@ def _is_mask(value: Any, image_size: tuple[float, float]) -> bool:
     )
 
 
-def _show(value: Any) -> str:
-    """However long it may be."""
-    return reprlib.repr(value)
-
-
-def _check_image_files(file_names: list[str], image_dir: str, json_file: str) -> None:
+def _check_image_files(file_names: list[str], image_dir: str) -> None:
     if not os.path.isdir(image_dir):
-        raise UsageError(f"There is no image directory {image_dir} (for {json_file})")
+        raise UsageError(f"there is no image directory {image_dir}")
     listings: dict[str, set[str]] = {}
     missing = []
     for file_name in file_names:
         folder, base = os.path.split(os.path.join(image_dir, file_name))
         if folder not in listings:
-            # One listing a directory is far quicker than a question for every file.
+            # One listing a directory is far quicker than a question for every file
             listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if base not in listings[folder] and not os.path.isfile(os.path.join(folder, base)):
             missing.append(file_name)
     if missing:
         raise UsageError(
-            f"{len(missing)} of the {len(file_names)} images of {json_file} are not in "
-            f"{image_dir}, the first of them {missing[0]!r}"
+            f"{len(missing)} of its {len(file_names)} images are not in {image_dir}, the first of "
+            f"them {missing[0]!r}"
         )
-
-
-# ---- Registering -----------------------------------------------------------------------------
-
-
-def _register(dataset: CocoDataset) -> None:
-    metadata = MetadataCatalog.get(dataset.name)
-    if dataset.name in DatasetCatalog:
-        known = metadata.as_dict()
-        if not (
-            _is_same_path(known.get("json_file"), dataset.json_file)
-            and _is_same_path(known.get("image_root"), dataset.image_dir)
-        ):
-            raise UsageError(
-                f"The dataset name {dataset.name} is taken by other data: choose another one"
-            )
-        return
-    register_coco_instances(dataset.name, {}, dataset.json_file, dataset.image_dir)
-    metadata.thing_classes = list(dataset.classes)
-
-
-def _is_same_path(known: str | None, path: str) -> bool:
-    return known is not None and os.path.realpath(known) == os.path.realpath(path)
-
-
-def _require_same_classes(
-    name: str, classes: Sequence[str], other_name: str, other_classes: Sequence[str]
-) -> None:
-    if list(classes) == list(other_classes):
-        return
-    if len(classes) != len(other_classes):
-        counts = f"{len(classes)} and {len(other_classes)} categories"
-    else:
-        counts = "categories that disagree"
-    for index in range(max(len(classes), len(other_classes))):
-        first, second = (
-            repr(names[index]) if index < len(names) else "nothing"
-            for names in (classes, other_classes)
-        )
-        if first != second:
-            raise UsageError(
-                f"The datasets {name} and {other_name} have {counts}: number {index + 1}, "
-                f"in the order of their ids, is {first} in {name} and {second} in {other_name}"
-            )
 
 
 # ---- The config ------------------------------------------------------------------------------
@@ -436,12 +340,16 @@ def require_files(name: str) -> None:
             )
 
 
-def _require_in_use(name: str, cfg: CfgNode) -> None:
-    if name not in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        raise UsageError(
-            f"The dataset {name} is neither in DATASETS.TRAIN nor in DATASETS.TEST: "
-            f"add DATASETS.TRAIN \"('{name}',)\" or DATASETS.TEST \"('{name}',)\""
-        )
+def _require_same_classes(
+    name: str, classes: Sequence[str], other_name: str, other_classes: Sequence[str]
+) -> None:
+    for number, (first, second) in enumerate(zip_longest(classes, other_classes), 1):
+        if first != second:
+            raise UsageError(
+                f"The datasets {name} and {other_name} have {len(classes)} and "
+                f"{len(other_classes)} categories, and number {number}, in the order of their ids, "
+                f"is {first!r} in {name} and {second!r} in {other_name}"
+            )
 
 
 def _set_num_classes(cfg: CfgNode, dataset: CocoDataset, stated: Container[str]) -> None:
@@ -459,26 +367,27 @@ def _set_num_classes(cfg: CfgNode, dataset: CocoDataset, stated: Container[str])
             )
 
 
-def _require_masks(cfg: CfgNode, dataset: CocoDataset, in_training: bool) -> None:
-    if not cfg.MODEL.MASK_ON or cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        return
-    if "segmentation" in dataset.lacks:
-        raise UsageError(
-            f"The config has a mask head, and annotation {dataset.lacks['segmentation']!r} of the "
-            f"dataset {dataset.name} has no mask: use a Faster R-CNN config, or MODEL.MASK_ON False"
-        )
-    if in_training and cfg.INPUT.MASK_FORMAT == "polygon" and "polygons" in dataset.lacks:
-        raise UsageError(
-            f"The mask of annotation {dataset.lacks['polygons']!r} of the dataset {dataset.name} "
-            "is run-length encoded, not a polygon: add INPUT.MASK_FORMAT bitmask"
-        )
-
-
-def _require_evaluable(dataset: CocoDataset) -> None:
-    """pycocotools finds out only after the whole training, with a KeyError."""
-    for key in ("area", "iscrowd"):
-        if key in dataset.lacks:
+def _require_complete(cfg: CfgNode, dataset: CocoDataset, trains: bool, tests: bool) -> None:
+    """pycocotools, for one, would find out only after the whole training, with a KeyError."""
+    has_masks = cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    takes_polygons = cfg.INPUT.MASK_FORMAT == "polygon"
+    evaluation = "COCO's evaluation needs: add it"
+    for key, is_needed, why in (
+        (
+            "segmentation",
+            has_masks,
+            "a mask head needs: use a Faster R-CNN, or MODEL.MASK_ON False",
+        ),
+        (
+            "polygons",
+            has_masks and trains and takes_polygons,
+            "INPUT.MASK_FORMAT bitmask does not need",
+        ),
+        ("area", tests, evaluation),
+        ("iscrowd", tests, evaluation),
+    ):
+        if is_needed and key in dataset.lacks:
             raise UsageError(
-                f'Annotation {dataset.lacks[key]!r} of the dataset {dataset.name} has no "{key}", '
-                f"which COCO's evaluation needs: add it to {dataset.json_file}"
+                f"annotation {dataset.lacks[key]!r} of the dataset {dataset.name} has no {key}, "
+                f"which {why}"
             )

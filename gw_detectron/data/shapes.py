@@ -1,10 +1,8 @@
 """The built-in dataset `gw_shapes`: drawn at first use, the same images everywhere."""
 
+import functools
 import json
-import logging
 import os
-import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,6 @@ from ..errors import UsageError
 from ..files import whole_folder
 from .drawing import CLASSES, draw_scene
 
-logger = logging.getLogger(__name__)
-
-# Raise it with every change of what is drawn or written: files of another version are redrawn.
-_VERSION = 1
 _HEIGHT, _WIDTH = 192, 256
 
 
@@ -40,63 +34,25 @@ def register_shapes(
         annotations/instances_train.json  annotations/instances_val.json  train/  val/
 
     Nothing is drawn until one of the two is asked for, either by its images in `DatasetCatalog`
-    or by `json_file` in `MetadataCatalog`. Then both are drawn, unless files of the same version,
-    sizes and seed are there. Registering a name again with the same arguments does nothing.
+    or by `json_file` in `MetadataCatalog`. Then both are drawn, unless the folder is there.
 
     Args:
         root: a directory, by default what DETECTRON2_DATASETS names now, or ./datasets.
         seed: of the whole dataset. An image depends on it, its split and its index only.
 
     Raises:
-        UsageError: the name is taken by other data. At first use: `root` cannot be written.
+        UsageError: at first use, where `root` cannot be written.
     """
     if root is None:
         root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
-    shapes = _Shapes(os.path.join(root, name), seed, num_train, num_val)
+    folder = os.path.join(root, name)
+    ensure_drawn = functools.partial(_ensure_drawn, folder, num_train, num_val, seed)
     for split in ("train", "val"):
-        _register_split(f"{name}_{split}", shapes, split)
-
-
-@dataclass(frozen=True)
-class _Shapes:
-    """What the files of both splits follow from, and where they are."""
-
-    folder: str
-    seed: int
-    num_train: int
-    num_val: int
-
-    def is_drawn(self) -> bool:
-        try:
-            return json.loads(Path(self.folder, "recipe.json").read_text()) == self._recipe()
-        except (OSError, ValueError):
-            return False
-
-    def _recipe(self) -> dict[str, int]:
-        """Is kept beside the files to tell whether they are up to date."""
-        recipe = asdict(self) | {"version": _VERSION}
-        del recipe["folder"]
-        return recipe
-
-    def ensure_drawn(self) -> None:
-        """Of several processes that draw at once, one provides the files."""
-        if self.is_drawn():
-            return
-        try:
-            with whole_folder(self.folder) as draft:
-                (draft / "annotations").mkdir()
-                _draw_split(draft, "train", self.num_train, [self.seed, 0])
-                _draw_split(draft, "val", self.num_val, [self.seed, 1])
-                (draft / "recipe.json").write_text(json.dumps(self._recipe()))
-                if os.path.exists(self.folder) and not self.is_drawn():
-                    logger.info(f"Replacing {self.folder}: another version, or other sizes")
-                    shutil.rmtree(self.folder, ignore_errors=True)
-        except OSError as error:
-            if not self.is_drawn():  # else another process was quicker
-                raise UsageError(
-                    f"Cannot write the built-in dataset to {self.folder} ({error.strerror}): make "
-                    "room there, or set DETECTRON2_DATASETS to a directory that can be written"
-                ) from error
+        metadata = _ShapesMetadata(name=f"{name}_{split}")
+        metadata.set(folder=folder, split=split, ensure_drawn=ensure_drawn)
+        metadata.set(evaluator_type="coco", thing_classes=list(CLASSES))
+        DatasetCatalog.register(metadata.name, functools.partial(_load, metadata))
+        MetadataCatalog[metadata.name] = metadata
 
 
 class _ShapesMetadata(Metadata):
@@ -107,29 +63,35 @@ class _ShapesMetadata(Metadata):
 
     @property
     def image_root(self) -> str:
-        return os.path.join(self.shapes.folder, self.split)
+        return os.path.join(self.folder, self.split)
 
     @property
     def json_file(self) -> str:
-        self.shapes.ensure_drawn()
-        return os.path.join(self.shapes.folder, "annotations", f"instances_{self.split}.json")
+        self.ensure_drawn()
+        return os.path.join(self.folder, "annotations", f"instances_{self.split}.json")
 
 
-def _register_split(name: str, shapes: _Shapes, split: str) -> None:
-    if name in DatasetCatalog:
-        if MetadataCatalog.get(name).get("shapes") != shapes:
-            raise UsageError(f"The dataset name {name} is already taken by other data")
-        return
-    metadata = _ShapesMetadata(name=name)
-    metadata.set(shapes=shapes, split=split, evaluator_type="coco", thing_classes=list(CLASSES))
-    MetadataCatalog[name] = metadata
-    DatasetCatalog.register(
-        name, lambda: load_coco_json(metadata.json_file, metadata.image_root, name)
-    )
+def _load(metadata: Metadata) -> list[dict[str, Any]]:
+    return load_coco_json(metadata.json_file, metadata.image_root, metadata.name)
+
+
+def _ensure_drawn(folder: str, num_train: int, num_val: int, seed: int) -> None:
+    """A folder that is there is left; of several processes that draw at once, one provides it."""
+    try:
+        with whole_folder(folder) as draft:
+            _draw_split(draft, "train", num_train, [seed, 0])
+            _draw_split(draft, "val", num_val, [seed, 1])
+    except OSError as error:
+        if not os.path.exists(folder):
+            raise UsageError(
+                f"Cannot write the built-in dataset to {folder} ({error.strerror}): make room "
+                "there, or set DETECTRON2_DATASETS to a directory that can be written"
+            ) from error
 
 
 def _draw_split(folder: Path, split: str, num_images: int, seed: list[int]) -> None:
     (folder / split).mkdir()
+    (folder / "annotations").mkdir(exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in tqdm(
@@ -158,7 +120,7 @@ def _draw_split(folder: Path, split: str, num_images: int, seed: list[int]) -> N
                 }
             )
     content = {
-        "info": {"description": f"gw_shapes {split}, version {_VERSION}"},
+        "info": {"description": f"gw_shapes {split}"},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],

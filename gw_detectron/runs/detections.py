@@ -241,7 +241,7 @@ def read_results(label: str, file: str, truth: GroundTruth) -> Detections:
             require_keys(result, ("image_id", "category_id", "score"), what)
             if not result.get("segmentation"):
                 require_keys(result, ("bbox",), what)
-            check_object(result, what, sizes, truth.classes, f"the dataset {truth.name}'s")
+            check_object(result, what, sizes, truth.classes, f"the dataset {truth.name}")
             if "bbox" not in result:
                 result["bbox"] = mask_util.toBbox(truth.coco.annToRLE(result)).tolist()
     objects = [*truth.coco.anns.values(), *results]

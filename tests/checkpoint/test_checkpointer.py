@@ -14,23 +14,15 @@ from gw_detectron.checkpoint import WeightsCheckpointer, read_state_dict
 from gw_detectron.errors import UsageError
 
 
-class Detector(nn.Module):
-    def __init__(self, depth=18, norm="GN"):
-        super().__init__()
-        cfg = get_cfg()
-        cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-        cfg.MODEL.RESNETS.DEPTH = depth
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-        cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3"]
-        cfg.MODEL.FPN.OUT_CHANNELS = 8
-        cfg.MODEL.RESNETS.NORM = norm
-        self.backbone = build_backbone(cfg)
-        self.head = nn.Linear(8, 3)
-
-
 def model(depth=18, norm="BN"):
-    torch.manual_seed(depth)
-    return Detector(depth, norm)
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.NORM = norm
+    return nn.ModuleDict({"backbone": build_backbone(cfg), "head": nn.Linear(8, 3)})
 
 
 def load(path, into):
@@ -94,58 +86,40 @@ def test_a_file_cut_short_is_told_in_one_line(read, name, zipped, part, tmp_path
         state = {k: v.numpy() for k, v in state.items()}
     write({"model": state, "model_state": state, "__author__": "x"}, tmp_path / name, zipped)
     os.truncate(tmp_path / name, part)
-    with pytest.raises(UsageError, match=f"{name} is not a .*, or it is cut short or damaged"):
+    with pytest.raises(UsageError, match=f"{name} is not a file of weights, or it is cut short"):
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("content", [b"<html>Not found</html>", b"hello", b"\x80\x02."])
-def test_what_is_no_file_of_torch_save_is_told(content, tmp_path):
-    (tmp_path / "m.pth").write_bytes(content)
-    with pytest.raises(UsageError, match="m.pth is not a file of torch.save"):
-        read_state_dict(tmp_path / "m.pth")
-
-
-def test_no_file_a_folder_a_module_and_a_program_are_told(tmp_path):
-    with pytest.raises(UsageError, match="nothing.pth can't be read: No such file"):
-        read_state_dict(tmp_path / "nothing.pth")
-    with pytest.raises(UsageError, match="can't be read: Is a directory"):
-        read_state_dict(tmp_path)
+def test_what_is_no_file_of_weights_is_told(tmp_path):
+    (tmp_path / "page.pth").write_bytes(b"<html>Not found</html>")
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
-    with pytest.raises(UsageError, match=r"torch.nn.modules.linear.Linear.* state_dict\(\)"):
-        read_state_dict(tmp_path / "module.pth")
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "program.pth")
-    with pytest.raises(UsageError, match="TorchScript"):
-        read_state_dict(tmp_path / "program.pth")
+    for name, message in {
+        "page.pth": "page.pth is not a file of weights",
+        "program.pth": "program.pth is not a file of weights",
+        "module.pth": r"torch.nn.modules.linear.Linear.* state_dict\(\)",
+        "nothing.pth": "nothing.pth can't be read: No such file",
+        ".": "can't be read: Is a directory",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            read_state_dict(tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    "content, reason",
-    [
-        ([1], "holds list where"),
-        ({}, "holds nothing where"),
-        ({"model": 3}, "holds (int|a int named 'model')"),
-        ({"a": "x"}, "holds a str named 'a'"),
-        ({"model": torch.zeros(1), "epoch": 3}, "holds"),
-        ({3: torch.zeros(1)}, "holds a Tensor named 3"),
-    ],
-)
+    "content", [[1], {}, {"model": 3}, {"a": "x"}, {"model": torch.zeros(1), "epoch": 3},
+                {3: torch.zeros(1)}]
+)  # fmt: skip
 @pytest.mark.parametrize("read", [load_into_model, read_state_dict])
-def test_what_are_no_weights_is_told(content, reason, read, tmp_path):
+def test_what_are_no_weights_is_told(content, read, tmp_path):
     torch.save(content, tmp_path / "m.pth")
-    with pytest.raises(UsageError, match=f"m.pth {reason},?.* weights by name are expected"):
+    with pytest.raises(UsageError, match="m.pth holds .* where weights by name are expected"):
         read(tmp_path / "m.pth")
-
-
-def test_a_pycls_file_has_a_model_state(tmp_path):
-    torch.save({"state": {}}, tmp_path / "m.pyth")
-    with pytest.raises(UsageError, match="m.pyth; pycls .* 'model_state'"):
-        load(tmp_path / "m.pyth", model())
 
 
 def test_weights_of_which_nothing_fits_are_refused(tmp_path):
     state = {f"net.{name}": value for name, value in model().state_dict().items()}
     torch.save(state, tmp_path / "m.pth")
-    with pytest.raises(UsageError, match="m.pth has nothing of this model: its net.backbone"):
+    with pytest.raises(UsageError, match="m.pth has nothing of this model: .* like net.backbone"):
         load(tmp_path / "m.pth", model())
 
 
@@ -157,7 +131,7 @@ def test_weights_that_cannot_be_fetched_are_one_line():
 @pytest.mark.parametrize("name", ["m.pth", "m.pkl"])
 def test_whole_weights_are_loaded(name, tmp_path):
     source, target = model(), model()
-    nn.init.constant_(source.head.bias, 7.0)
+    nn.init.constant_(source["head"].bias, 7.0)
     path = tmp_path / name
     if name.endswith(".pkl"):
         arrays = {k: v.numpy() for k, v in source.state_dict().items()}
@@ -166,7 +140,7 @@ def test_whole_weights_are_loaded(name, tmp_path):
     else:
         torch.save({"model": source.state_dict()}, path)
     load(path, target)
-    assert torch.equal(target.head.bias, torch.full((3,), 7.0))
+    assert torch.equal(target["head"].bias, torch.full((3,), 7.0))
 
 
 def test_heads_of_other_classes_and_another_norm_are_left_as_they_are(tmp_path):
@@ -174,47 +148,40 @@ def test_heads_of_other_classes_and_another_norm_are_left_as_they_are(tmp_path):
     state["head.weight"] = torch.zeros(5, 8)
     torch.save(state, tmp_path / "m.pth")
     target = model(norm="GN")
-    kept = target.head.weight.clone()
+    kept = target["head"].weight.clone()
     load(tmp_path / "m.pth", target)
-    assert torch.equal(target.head.weight, kept)
+    assert torch.equal(target["head"].weight, kept)
 
 
-def test_weights_of_another_depth_are_refused(tmp_path):
-    torch.save(model(34).state_dict(), tmp_path / "r34.pth")
-    with pytest.raises(
-        UsageError, match="r34.pth has blocks that the model has not, first .*res2.2.conv1"
-    ):
-        load(tmp_path / "r34.pth", model(18))
+def caffe2(state):
+    """The convolutions of a ResNet's blocks in Caffe2's names."""
+    for name, tensor in state.items():
+        if found := re.search(r"(res\d)\.(\d+)\.conv(\d)\.weight", name):
+            yield f"{found[1]}_{found[2]}_branch2{'ab'[int(found[3]) - 1]}_w", tensor.numpy()
 
 
-def test_weights_in_caffe2s_names_of_another_depth_are_refused(tmp_path):
-    arrays = {}
-    for name, tensor in model(34).state_dict().items():
-        found = re.search(r"(res\d)\.(\d+)\.conv(\d)\.weight", name)
-        if found:
-            branch = "ab"[int(found[3]) - 1]
-            arrays[f"{found[1]}_{found[2]}_branch2{branch}_w"] = tensor.numpy()
-    write({"blobs": arrays}, tmp_path / "c2.pkl")
-    with pytest.raises(UsageError, match="blocks that the model has not, .* another MODEL.RESNETS"):
-        load(tmp_path / "c2.pkl", model(18))
+@pytest.mark.parametrize("name", ["m.pth", "m.pkl"])
+def test_weights_of_another_depth_are_refused(name, tmp_path):
+    state = model(34).state_dict()
+    write({"blobs": dict(caffe2(state))} if name == "m.pkl" else state, tmp_path / name)
+    with pytest.raises(UsageError, match=f"{name} does not fit .* another MODEL.RESNETS.DEPTH"):
+        load(tmp_path / name, model(18))
 
 
 @pytest.mark.parametrize(
-    "spoil, seen",
+    "spoilt, seen",
     [
         (
-            lambda v: torch.zeros(8, 8, 1, 1),
-            r"in the file \(8, 8, 1, 1\), in the model \(64, 64, 3",
+            torch.zeros(8, 8, 1, 1),
+            r"is \(8, 8, 1, 1\) in the file and \(64, 64, 3, 3\) in the model",
         ),
-        (lambda v: None, "in the file not there"),
+        (None, "is not in the file"),
     ],
 )
-def test_weights_that_fit_the_backbone_in_part_are_refused(spoil, seen, tmp_path):
+def test_weights_that_fit_the_backbone_in_part_are_refused(spoilt, seen, tmp_path):
     state = dict(model().state_dict())
     name = "backbone.bottom_up.res2.1.conv1.weight"
-    state[name] = spoil(state[name])
+    state[name] = spoilt
     torch.save({k: v for k, v in state.items() if v is not None}, tmp_path / "m.pth")
-    with pytest.raises(
-        UsageError, match=f"1 are missing or of another shape, first {name}.*{seen}"
-    ):
+    with pytest.raises(UsageError, match=f"{name} {seen}, the first of 1 "):
         load(tmp_path / "m.pth", model())

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 from collections import OrderedDict
 
 import pytest
@@ -71,34 +70,30 @@ def source(r18, tmp_path):
     return tmp_path / "in.pth"
 
 
-def read(path):
-    return torch.load(path, weights_only=True)["model"]
-
-
 # ---- What is converted -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "depth, groups, width, wrap, ending, zipped",
+    "depth, groups, width, wrap, zipped",
     [
-        (18, 1, 64, dict, "pth", False),
-        (50, 1, 64, as_the_authors, "pth", True),
-        (50, 32, 4, under_state_dict, "pkl", True),
+        (18, 1, 64, dict, False),
+        (50, 1, 64, as_the_authors, True),
+        (50, 32, 4, under_state_dict, True),
     ],
 )
 def test_the_converted_backbone_gives_the_same_features(
-    depth, groups, width, wrap, ending, zipped, tmp_path
+    depth, groups, width, wrap, zipped, tmp_path
 ):
     plain = plain_resnet.build(depth, groups=groups, width_per_group=width, num_classes=10)
     plain_resnet.randomise(plain, seed=depth + groups)
     content = wrap(plain.state_dict())
     torch.save(content, tmp_path / "in.pth", _use_new_zipfile_serialization=zipped)
-    convert_file(tmp_path / "in.pth", tmp_path / f"out.{ending}")
+    convert_file(tmp_path / "in.pth", tmp_path / "out.pth")
 
     backbone = gw_backbone(depth, groups, width)
-    DetectionCheckpointer(backbone).load(str(tmp_path / f"out.{ending}"))
+    DetectionCheckpointer(backbone).load(str(tmp_path / "out.pth"))
 
-    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         expected = plain_resnet.features(plain.double(), x)
         features = backbone.double()(x)
@@ -110,20 +105,20 @@ def test_the_converted_backbone_gives_the_same_features(
 
 
 def test_a_detectors_backbone_takes_all_of_it(r18, source, tmp_path):
-    convert_file(source, tmp_path / "out.pth", drop_classifier=True)
+    convert_file(source, tmp_path / "out.pth")
     fpn = gw_backbone(18, name="build_gw_resnet_fpn_backbone")
     left = DetectionCheckpointer(nn.ModuleDict({"backbone": fpn}))._load_model(
         torch.load(tmp_path / "out.pth", weights_only=True)
     )
-    assert not left.unexpected_keys and not left.incorrect_shapes
+    assert (
+        set(left.unexpected_keys) == {"linear.weight", "linear.bias"} and not left.incorrect_shapes
+    )
     assert not [name for name in left.missing_keys if "bottom_up" in name]
-    stem = fpn.bottom_up.stem.conv1
-    assert isinstance(stem.norm, GroupWhitening)
-    assert torch.equal(stem.norm.weight, r18["bn1.weight"].flatten())
-    assert torch.equal(stem.weight, r18["conv1.weight"])
+    assert torch.equal(fpn.bottom_up.stem.conv1.norm.weight, r18["bn1.weight"].flatten())
+    assert torch.equal(fpn.bottom_up.stem.conv1.weight, r18["conv1.weight"])
 
 
-@pytest.mark.parametrize("depth, groups, width", [(34, 1, 64), (152, 1, 64), (101, 32, 8)])
+@pytest.mark.parametrize("depth, groups, width", [(34, 1, 64), (101, 32, 8)])
 def test_other_sizes_have_the_names_and_shapes(depth, groups, width):
     tensors, *_ = convert(state_of(depth, groups=groups, width_per_group=width))
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -136,57 +131,28 @@ def test_other_sizes_have_the_names_and_shapes(depth, groups, width):
 def test_the_file_holds_float32_tensors_by_name_and_the_classifier(r18, source, tmp_path):
     half = {name: t.half() if t.is_floating_point() else t for name, t in r18.items()}
     torch.save(half, source)
-    convert_file(source, tmp_path / "a" / "b" / "out.pth")
-    assert os.listdir(tmp_path / "a" / "b") == ["out.pth"]
-    content = torch.load(tmp_path / "a" / "b" / "out.pth", weights_only=True)
-    assert content.keys() == {"model", "__author__", "matching_heuristics"}
-    tensors = content["model"]
-    assert not any("num_batches_tracked" in name for name in tensors)
+    target = tmp_path / "a" / "b" / "out.pth"
+    convert_file(source, target)
+    assert os.listdir(target.parent) == ["out.pth"]
+    tensors = torch.load(target, weights_only=True)["model"]
     assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
     for theirs, ours in (("conv1.weight", "stem.conv1.weight"), ("fc.bias", "linear.bias")):
         assert torch.equal(tensors[ours], r18[theirs].half().float())
-
-    convert_file(source, tmp_path / "out.pkl", drop_classifier=True)
-    content = pickle.loads((tmp_path / "out.pkl").read_bytes())
-    assert content["matching_heuristics"] is True
-    assert tensors.keys() - content["model"].keys() == {"linear.weight", "linear.bias"}
-    assert all((a == tensors[name].numpy()).all() for name, a in content["model"].items())
-
-
-def test_an_existing_file_is_replaced_on_request_only(source, tmp_path):
-    target = tmp_path / "out.pth"
-    target.write_text("precious")
-    with pytest.raises(UsageError, match="out.pth exists.*--overwrite"):
-        convert_file(source, target)
-    assert target.read_text() == "precious"
-    convert_file(source, target, overwrite=True)
-    assert read(target)
 
 
 @pytest.mark.parametrize(
     "target, reason",
     [
-        ("out", r"\.pth or \.pkl"),
-        ("out.pyth", r"\.pth or \.pkl"),
-        ("folder.pth", "folder.pth can't be written: Is a directory"),
+        ("out.pkl", "must end in .pth"),
+        ("there.pth", "there.pth exists"),
         ("in.pth/out.pth", "out.pth can't be written: File exists"),
     ],
 )
 def test_a_target_that_cannot_be_is_one_line(target, reason, source, tmp_path):
-    (tmp_path / "folder.pth").mkdir()
+    (tmp_path / "there.pth").write_text("precious")
     with pytest.raises(UsageError, match=reason):
-        convert_file(source, tmp_path / target, overwrite=True)
-
-
-def test_a_failed_writing_leaves_nothing(source, tmp_path, monkeypatch):
-    def full(content, file):
-        file.write(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UsageError, match="No space left"):
-        convert_file(source, tmp_path / "new" / "out.pth")
-    assert os.listdir(tmp_path / "new") == []
+        convert_file(source, tmp_path / target)
+    assert (tmp_path / "there.pth").read_text() == "precious"
 
 
 # ---- What is said of it ----------------------------------------------------------------------
@@ -197,57 +163,41 @@ def test_the_report_is_two_lines_with_all_the_figures(tmp_path):
     torch.save({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "in.pth")
     first, second = convert_file(tmp_path / "in.pth", tmp_path / "out.pth").splitlines()
     assert first == (
-        "ResNeXt-50 32x4d (MODEL.RESNETS: DEPTH 50, NUM_GROUPS 32, WIDTH_PER_GROUP 4, "
-        "STEM_OUT_CHANNELS 64, RES2_OUT_CHANNELS 256, STRIDE_IN_1X1 False), "
-        "classifier of 10 classes"
+        "ResNet (MODEL.RESNETS: DEPTH 50, RES2_OUT_CHANNELS 256, STRIDE_IN_1X1 False, "
+        "NUM_GROUPS 32, WIDTH_PER_GROUP 4), classifier of 10 classes"
     )
     tensors = 53 + 17 * 2 + 36 * 4 + 2  # convolutions, GW, BN, classifier
     assert second == (
-        f"Norms: S1-B2 GW over BN (17 GW, 36 BN); {tensors} tensors in {tmp_path / 'out.pth'}"
+        "Norms: 17 GW at conv2 stem, 36 BN at conv1 conv3 shortcut; "
+        f"{tensors} tensors in {tmp_path / 'out.pth'}"
     )
 
 
-GW, FLAT_GW = plain_resnet.TextbookGW, GroupWhitening
-FLAT = "; a GW that was saved flat reads as GN, and becomes the same tensors)"
+GW = plain_resnet.TextbookGW
 
 
 @pytest.mark.parametrize(
     "depth, positions, norm, base, norms",
     [
-        (50, "B2", GW, None, "B2 GW over BN (16 GW, 37 BN)"),
-        (50, "S1-B123", GW, None, "S1-B123 GW over BN (49 GW, 4 BN)"),
-        (50, "S1-B2", FLAT_GW, None, "S1-B2 GN over BN (17 GN, 36 BN" + FLAT),
-        (50, "", None, lambda c: nn.GroupNorm(32, c), "GN everywhere (53 GN" + FLAT),
-        (18, "S1-B2", GW, None, "S1-B2 GW over BN (9 GW, 11 BN)"),
-        (18, "S1-B12", GW, None, "S1-B12 GW over BN (17 GW, 3 BN)"),
-        (18, "", None, None, "BN everywhere (20 BN)"),
-        (18, "", None, GW, "GW everywhere (20 GW)"),
+        (50, "S1-B123", GW, None, "49 GW at conv1 conv2 conv3 stem, 4 BN at shortcut"),
+        (50, "S1-B2", GroupWhitening, None,
+         "17 GN (or GW saved flat) at conv2 stem, 36 BN at conv1 conv3 shortcut"),
+        (50, "", None, lambda c: nn.GroupNorm(32, c),
+         "53 GN (or GW saved flat) at conv1 conv2 conv3 shortcut stem"),
+        (18, "S1-B2", GW, None, "9 GW at conv1 stem, 11 BN at conv2 shortcut"),
+        (18, "", None, None, "20 BN at conv1 conv2 shortcut stem"),
+        (18, "", None, GW, "20 GW at conv1 conv2 shortcut stem"),
     ],
-)
+)  # fmt: skip
 def test_the_report_names_the_positions(depth, positions, norm, base, norms):
     _, _, found = convert(state_of(depth, positions, norm=norm, base=base))
     assert found == norms
 
 
-def test_norms_at_no_positions_are_listed():
-    state = state_of(18, "S1-B12")
-    state |= {n: t for n, t in state_of(18, "").items() if ".bn1." in n}
-    for name in list(state):
-        if ".bn2." in name:
-            state[name] = state[name].flatten()
-    _, _, norms = convert(state)
-    assert norms.startswith("at no MODEL.GW.POSITIONS: GW at stem, GN at conv2, BN elsewhere (1 GW")
-
-
-def test_a_file_without_classifier_and_with_a_wider_stem():
+def test_a_file_may_have_no_classifier():
     state = state_of(50)
     del state["fc.weight"], state["fc.bias"]
-    state["conv1.weight"] = torch.ones(32, 3, 7, 7)
-    state["bn1.weight"] = state["bn1.bias"] = torch.ones(1, 32, 1, 1)
-    state["layer1.0.conv1.weight"] = torch.ones(64, 32, 1, 1)
-    state["layer1.0.downsample.0.weight"] = torch.ones(256, 32, 1, 1)
-    _, network, _ = convert(state)
-    assert "STEM_OUT_CHANNELS 32" in network and network.endswith("no classifier")
+    assert convert(state)[1].endswith("no classifier")
 
 
 # ---- What is refused -------------------------------------------------------------------------
@@ -268,20 +218,15 @@ def test_missing_left_over_and_misshapen_tensors_are_named(r18):
     state["layer4.1.conv2.weight"] = state["layer4.1.conv2.weight"][:, :5]
     state["fc.weight"] = state["fc.weight"].T
     assert refusal(state) == (
-        "not the tensors of a ResNet-18; "
-        "missing: conv1.weight, fc.bias, layer1.0.bn2.running_var, layer2.0.bn1.bias; "
-        "left over: layer1.0.conv50.weight, layer1.0.conv51.weight, layer1.0.conv52.weight, "
-        "layer1.0.conv53.weight, layer1.0.conv54.weight, layer1.0.conv55.weight, "
-        "layer1.0.conv56.weight, layer1.0.conv57.weight, 2 more; "
-        "misshapen: fc.weight (512, 10) instead of (512, 512), "
-        "layer4.1.conv2.weight (512, 5, 3, 3) instead of (512, 512, 3, 3)"
+        "not the tensors of a ResNet-18: 4 missing, first conv1.weight; "
+        "10 left over, first layer1.0.conv50.weight; "
+        "2 misshapen, first fc.weight (512, 10) instead of (512, 512)"
     )
 
 
 NAMES = """
-conv1.weight bn1.weight layer1.0.conv1.weight layer1.0.conv2.weight layer1.0.conv3.weight
-layer1.0.bn1.running_mean layer1.0.bn2.bias layer3.5.bn3.running_var layer2.0.downsample.0.weight
-layer2.0.downsample.1.bias fc.weight fc.bias
+conv1.weight layer1.0.conv2.weight layer1.0.conv3.weight layer1.0.bn1.running_mean
+layer1.0.bn2.bias layer2.0.downsample.0.weight fc.weight fc.bias
 """.split()
 
 
@@ -289,8 +234,8 @@ layer2.0.downsample.1.bias fc.weight fc.bias
 def test_any_single_one_is_found(name):
     state = state_of(50, groups=32, width_per_group=4)
     tensor = state.pop(name)
-    assert f"; missing: {name}" in refusal(state)
-    assert "; misshapen: " in refusal({**state, name: torch.cat([tensor, tensor])})
+    assert f" missing, first {name}" in refusal(state)
+    assert " misshapen, first " in refusal({**state, name: torch.cat([tensor, tensor])})
 
 
 @pytest.mark.parametrize("keys", ["running_mean running_var", "weight bias", "*"])
@@ -302,34 +247,31 @@ def test_a_norm_that_lost_what_tells_its_kind_is_found(r18, keys, block):
         lost = [name for name in r18 if name.startswith(prefix)]
     message = refusal({name: tensor for name, tensor in r18.items() if name not in lost})
     expected = sorted(name for name in lost if not name.endswith("num_batches_tracked"))
-    assert message.endswith(f"; missing: {', '.join(expected)}")
+    assert message.endswith(f": {len(expected)} missing, first {expected[0]}")
 
 
 def test_a_norm_unlike_those_at_its_place_is_refused(r18):
     gw = {f"layer3.1.bn2.{key}": torch.ones(1, 256, 1, 1) for key in ("weight", "bias")}
     state = {n: t for n, t in r18.items() if not n.startswith("layer3.1.bn2.")} | gw
-    expected = "; missing: layer3.1.bn2.running_mean, layer3.1.bn2.running_var"
-    assert refusal(state).endswith(expected)
+    assert refusal(state).endswith(": 2 missing, first layer3.1.bn2.running_mean")
 
 
 @pytest.mark.parametrize(
-    "name, value, problem",
+    "name, value",
     [
-        ("bn1.weight", torch.full((1, 64, 1, 1), float("nan")), "not a number, in float32"),
-        ("fc.bias", torch.full((10,), float("-inf")), "not a number, in float32"),
-        ("fc.bias", torch.full((10,), 1e300, dtype=torch.float64), "not a number, in float32"),
-        ("layer1.0.bn2.running_var", torch.full((64,), -1.0), "negative variances"),
-        ("fc.bias", torch.ones(10, dtype=torch.int64), "no floating-point numbers"),
+        ("bn1.weight", torch.full((1, 64, 1, 1), float("nan"))),
+        ("fc.bias", torch.full((10,), float("-inf"))),
+        ("fc.bias", torch.full((10,), 1e300, dtype=torch.float64)),
     ],
 )
-def test_values_that_no_weights_have_are_named(name, value, problem, r18):
-    assert refusal({**r18, name: value}).endswith(f"{problem}: {name}")
+def test_values_that_no_weights_have_are_named(name, value, r18):
+    assert refusal({**r18, name: value}).endswith(f": 1 not finite in float32, first {name}")
 
 
 def test_other_networks_are_refused(r18):
-    assert "no ResNet in torchvision's names" in refusal({"features.0.weight": torch.ones(1)})
+    assert "in torchvision's names" in refusal({"features.0.weight": torch.ones(1)})
     missing = {n: t for n, t in r18.items() if not n.startswith("layer4.1.")}
-    assert "(2, 2, 2, 1) basic blocks" in refusal(missing)
+    assert "(2, 2, 2, 1) blocks" in refusal(missing)
     wide = {n: torch.cat([t, t]) if t.dim() else t for n, t in r18.items()}
     assert "misshapen" in refusal(wide)
     assert "Detectron2's already" in refusal(convert(r18)[0])
@@ -337,6 +279,6 @@ def test_other_networks_are_refused(r18):
 
 def test_a_refused_file_is_named_and_nothing_written(r18, source, tmp_path):
     torch.save({"model": {**r18, "fc.bias": torch.ones(3)}}, source)
-    with pytest.raises(UsageError, match=f"^{source}: not the tensors of a ResNet-18; misshapen"):
+    with pytest.raises(UsageError, match=f"^{source}: not the tensors of a ResNet-18: 1 misshapen"):
         convert_file(source, tmp_path / "out" / "R.pth")
     assert not (tmp_path / "out").exists()

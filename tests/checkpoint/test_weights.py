@@ -1,8 +1,6 @@
 """`gw://` weights: where they are looked up, and what is said where they are not."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,6 @@ from torch import nn
 
 from gw_detectron.checkpoint import find_weights, require_weights
 from gw_detectron.errors import UsageError
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -58,58 +54,10 @@ def test_detectron2s_checkpointer_finds_them(folder):
         DetectionCheckpointer(other).load("gw://R-50-GW.pth")
 
 
-def test_detectron2_alone_finds_them_where_it_loads_the_plugin(folder):
-    code = (
-        "from detectron2.utils.file_io import PathManager\n"
-        "print(PathManager.get_local_path('gw://a.pth'))"
-    )
-    (folder / "a.pth").touch()
-    environment = {**os.environ, "DETECTRON2_ENV_MODULE": "gw_detectron"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
-    assert result.stdout.strip() == str(folder / "a.pth"), result.stderr
-
-
-def test_the_line_of_a_missing_file_is_whole(folder):
-    assert message_of(find_weights, "gw://R-50-GW.pth") == (
-        f"gw://R-50-GW.pth: there is no R-50-GW.pth in the folder {folder} ($GW_WEIGHTS names "
-        "another one); download the authors' ResNet-50 with GW (pth in the table of "
-        "https://github.com/huangleiBuaa/GroupWhitening; or train it with "
-        "tools/pretrain_imagenet.py), then: "
-        f"python tools/convert_weights.py DOWNLOADED.pth {folder}/R-50-GW.pth"
-    )
-
-
-@pytest.mark.parametrize(
-    "name, fragment",
-    [
-        ("R-101-GW", "the authors' ResNet-101 with GW"),
-        ("X-50-32x4d-GW", "the authors' ResNeXt-50 with GW"),
-        ("X-101-32x8d-GW", "the authors' ResNeXt-101 with GW"),
-        ("R-18", "torchvision's resnet18 "),
-        ("X-101-32x8d", "torchvision's resnext101_32x8d "),
-        ("my-detektor", "the nearest names are my-detector.pth"),
-        ("r50-gw", "R-50-GW.pth"),
-    ],
-)
-def test_where_to_get_each_is_said(name, fragment, folder):
-    (folder / "my-detector.pth").touch()
-    assert fragment in message_of(find_weights, f"gw://{name}.pth")
-
-
-@pytest.mark.parametrize(
-    "name, config",
-    [("R-50-GN", "R_50_gn"), ("R-18-GW", "R_18_gw"), ("X-101-32x8d-GN", "X_101_32x8d_gn")],
-)
-def test_what_nobody_publishes_is_to_be_trained(name, config, folder):
-    assert message_of(find_weights, f"gw://{name}.pth").endswith(
-        "nobody publishes it; it is trained by: python tools/pretrain_imagenet.py "
-        f"--config-file configs/ImageNet-Classification/{config}.yaml --data IMAGENET "
-        f"OUTPUT_DIR output/{name}, then: mkdir -p {folder} && "
-        f"cp output/{name}/backbone.pth {folder}/{name}.pth"
-    )
-    assert (ROOT / "configs" / "ImageNet-Classification" / f"{config}.yaml").is_file()
+def test_the_line_of_a_missing_file_names_the_command_that_makes_it(folder):
+    message = message_of(find_weights, "gw://R-50-GW.pth")
+    assert message.startswith(f"gw://R-50-GW.pth: there is no {folder}/R-50-GW.pth ($GW_WEIGHTS")
+    assert f"python tools/convert_weights.py DOWNLOADED.pth {folder}/R-50-GW.pth" in message
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -1,7 +1,5 @@
 """The classification set that is cut out of detection data, from images with one known pixel."""
 
-import os
-
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -47,59 +45,36 @@ DOG = ([0, 0, 10, 10], 1, {})
 
 
 def test_an_object_becomes_the_square_around_it_in_its_class_folder(dataset, tmp_path):
-    counts = crop_objects({"train": [dataset("a", [CAT, DOG])]}, str(tmp_path / "out"))
-    assert counts == {"train": {"cat": 1, "dog": 1}}
-    square = _pixels(tmp_path / "out" / "train" / "cat" / "a_3_0.png")
+    assert crop_objects([dataset("a", [CAT, DOG])], tmp_path / "out") == {"cat": 1, "dog": 1}
+    square = _pixels(tmp_path / "out" / "cat" / "a_3_0.png")
     # the longer side, 16, with a quarter more: 20, around the box's centre at row 18, column 24
     assert square.shape == (20, 20, 3)
     assert (square[0, 0] == (8, 14, 7)).all() and (square[-1, -1] == (27, 33, 7)).all()
 
 
 def test_a_square_at_the_border_is_moved_into_the_image(dataset, tmp_path):
-    crop_objects({"train": [dataset("a", [DOG])]}, str(tmp_path / "out"))
-    square = _pixels(tmp_path / "out" / "train" / "dog" / "a_3_0.png")
+    crop_objects([dataset("a", [DOG])], tmp_path / "out")
+    square = _pixels(tmp_path / "out" / "dog" / "a_3_0.png")
     assert square.shape == (12, 12, 3) and (square[0, 0] == (0, 0, 7)).all()
 
 
 def test_an_object_larger_than_the_image_allows_is_cut_at_the_image(dataset, tmp_path):
-    crop_objects({"train": [dataset("a", [([5, 0, 50, 40], 0, {})])]}, str(tmp_path / "out"))
-    assert _pixels(tmp_path / "out" / "train" / "cat" / "a_3_0.png").shape == (40, 60, 3)
+    crop_objects([dataset("a", [([5, 0, 50, 40], 0, {})])], tmp_path / "out")
+    assert _pixels(tmp_path / "out" / "cat" / "a_3_0.png").shape == (40, 60, 3)
 
 
 def test_crowds_and_specks_are_left_out(dataset, tmp_path):
     speck, crowd = ([5, 5, 7, 7], 0, {}), ([5, 5, 20, 20], 0, {"iscrowd": 1})
-    counts = crop_objects({"train": [dataset("a", [speck, crowd, DOG])]}, str(tmp_path / "out"))
-    assert counts == {"train": {"dog": 1}}
+    assert crop_objects([dataset("a", [speck, crowd, DOG])], tmp_path / "out") == {"dog": 1}
 
 
 def test_classes_of_the_same_name_in_two_datasets_become_one(dataset, tmp_path):
     names = [dataset("a", [CAT, DOG]), dataset("b", [DOG], classes=("bird", "cat"))]
-    assert crop_objects({"train": names}, str(tmp_path / "out"))["train"] == {"cat": 2, "dog": 1}
-
-
-def test_a_class_that_a_split_lacks_is_named_and_nothing_is_left(dataset, tmp_path):
-    splits = {"train": [dataset("a", [CAT, DOG])], "val": [dataset("b", [CAT])]}
-    before = set(os.listdir(tmp_path))
-    with pytest.raises(UsageError, match='no object of class "dog" in --val'):
-        crop_objects(splits, str(tmp_path / "out"))
-    assert set(os.listdir(tmp_path)) == before
-
-
-def test_an_output_that_is_there_is_not_touched(dataset, tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(UsageError, match="out is there already"):
-        crop_objects({"train": [dataset("a", [CAT])]}, str(tmp_path / "out"))
-    assert os.listdir(tmp_path / "out") == []
-
-
-def test_an_unknown_dataset_is_named():
-    with pytest.raises(UsageError, match="nowhere"):
-        crop_objects({"train": ["nowhere"]}, "unused")
+    assert crop_objects(names, tmp_path / "out") == {"cat": 2, "dog": 1}
 
 
 def test_an_image_that_cannot_be_read_is_named(dataset, tmp_path):
     name = dataset("a", [CAT])
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(UsageError, match="a.png can't be read"):
-        crop_objects({"train": [name]}, str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+        crop_objects([name], tmp_path / "out")

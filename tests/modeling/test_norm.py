@@ -153,8 +153,9 @@ PLACES = {
 @pytest.mark.parametrize("norm", ["GW", "GW(num_groups=8, method=zca)"])
 def test_every_place_that_takes_a_norm_takes_gw(place, norm):
     build, expected = PLACES[place]
-    found = [m for m in build(norm).modules() if isinstance(m, GroupWhitening)]
-    with_bn = norms(build("BN"))
+    with torch.device("meta"):
+        found = [m for m in build(norm).modules() if isinstance(m, GroupWhitening)]
+        with_bn = norms(build("BN"))
     assert len(found) == (expected or with_bn.count(nn.BatchNorm2d) or with_bn.count(nn.Module))
     assert {m.method for m in found} == {"zca" if "zca" in norm else "itn"}
     assert all(m.num_groups == (8 if "zca" in norm else min(64, m.num_channels)) for m in found)
@@ -285,10 +286,7 @@ def test_registering_again_changes_nothing():
     "first, variable",
     [
         ("import detectron2", True),
-        ("import gw_detectron", True),
-        ("import gw_detectron", False),
         ("import gw_detectron.layers", True),
-        ("import detectron2.modeling.backbone.resnet, gw_detectron", True),
         ("import detectron2.modeling.backbone.resnet, gw_detectron", False),
     ],
 )
@@ -302,10 +300,12 @@ def test_any_import_order_makes_gw_known(first, variable, monkeypatch, tmp_path)
         "from detectron2.modeling.backbone.fpn import get_norm\n"
         "from detectron2.modeling import BACKBONE_REGISTRY\n"
         "from detectron2.data import DatasetCatalog\n"
+        "from detectron2.utils.file_io import PathManager\n"
         "assert type(get_norm('GW', 8)).__name__ == 'GroupWhitening'\n"
         "assert get_cfg().MODEL.GW.POSITIONS == 'S1-B2'\n"
         "assert 'build_gw_resnet_backbone' in BACKBONE_REGISTRY\n"
         "assert 'gw_shapes_train' in DatasetCatalog\n"
+        "assert 'gw://' in PathManager._path_handlers\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 import crop_objects
-from gw_detectron.engine.pretraining.data import list_images
 from gw_detectron.errors import UsageError
 
 NAMES = ("crops_train", "crops_val")
@@ -43,11 +43,18 @@ def run(tmp_path):
 def test_pretraining_finds_the_crops_in_their_classes(run, tmp_path, capsys):
     run("crops_train")
     assert "train: 2 images: cat 1, dog 1" in capsys.readouterr().out
-    found = [(Path(path).parent.name, label) for path, label in list_images(tmp_path / "crops/val")]
+    found = [
+        (Path(path).parent.name, label)
+        for path, label in ImageFolder(tmp_path / "crops/val").samples
+    ]
     assert found == [("cat", 0), ("dog", 1)]
 
 
 def test_a_mistake_is_told_and_nothing_left(run, tmp_path):
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(UsageError, match="crops_trian .* crops_train"):
         run("crops_trian")
-    assert not (tmp_path / "crops").exists()
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "crops").mkdir()
+    with pytest.raises(UsageError, match="crops can't be written: File exists"):
+        run("crops_train")
