@@ -32,7 +32,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.engine import pretraining, run
 
-    run(pretraining.main, pretraining.load_config, args)
+    run(pretraining.main, pretraining.setup, args)
 
 
 if __name__ == "__main__":

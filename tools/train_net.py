@@ -31,7 +31,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from gw_detectron import engine
 
-    engine.run(engine.main, engine.load_config, args)
+    engine.run(engine.main, engine.setup, args)
 
 
 if __name__ == "__main__":

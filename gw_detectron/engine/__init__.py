@@ -1,7 +1,7 @@
 """Training and evaluation as Detectron2 does it, from a command line to the results on disk."""
 
-from .launch import run
+from .processes import run
 from .trainer import Trainer
-from .training import load_config, main
+from .training import main, setup
 
-__all__ = ["Trainer", "load_config", "main", "run"]
+__all__ = ["Trainer", "setup", "main", "run"]

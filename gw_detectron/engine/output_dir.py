@@ -16,7 +16,7 @@ from ..checkpoint.weights import require_scheme
 from ..config import differences, flatten, read_config_file
 from ..errors import UsageError
 from ..files import locked, remove_unfinished
-from .launch import checked_by_main_process
+from .processes import checked_by_main_process
 
 # Keys of MODEL that are no part of it
 _BESIDE_THE_MODEL = ("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.GW.DIAGNOSTICS_PERIOD")

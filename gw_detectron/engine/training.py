@@ -24,7 +24,7 @@ from .trainer import Trainer
 logger = logging.getLogger("detectron2.gw")
 
 
-def load_config(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace) -> CfgNode:
     """
     The frozen config that args describe, its datasets registered; writes nothing.
 
@@ -52,12 +52,12 @@ def main(args: argparse.Namespace) -> OrderedDict:
     log.txt and detections.png.
 
     Args:
-        args: as of :func:`load_config`.
+        args: as of :func:`setup`.
 
     Returns:
         OrderedDict: task ("bbox", "segm") -> metric -> value, of the last evaluation.
     """
-    cfg = load_config(args)
+    cfg = setup(args)
     with claimed(cfg, args):
         if args.eval_only:
             results, model = evaluate(Trainer, cfg, args.resume)

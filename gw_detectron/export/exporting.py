@@ -21,7 +21,7 @@ from ..data.drawing import draw_scene
 from ..errors import UsageError
 from .formats import FORMATS, Format
 from .report import OUTPUTS, Detections, Report, compare, how_to_run, metadata, score_limit
-from .trained import class_names, load_config, load_model
+from .trained import class_names, load_model, setup
 
 _ATTEMPTS = 8  # images of a dataset, or drawn ones, until the model finds something
 
@@ -41,7 +41,7 @@ def export(
     Args:
         format: one of FORMATS.
         output: a folder that is new or empty.
-        config_file, opts, datasets, trust: as of :func:`load_config`.
+        config_file, opts, datasets, trust: as of :func:`setup`.
         image: the file of an image for the check, or "" for one of DATASETS.TEST, or a drawn one
             where that is not there.
 
@@ -51,7 +51,7 @@ def export(
     form = FORMATS[format]
     form.require()
     _require_empty(output)
-    cfg = load_config(config_file, opts, datasets, trust)
+    cfg = setup(config_file, opts, datasets, trust)
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT}: export takes RGB and BGR")
     model = load_model(cfg)

@@ -14,7 +14,7 @@ from ..data import adapt_config, register_datasets
 from ..errors import UsageError, building
 
 
-def load_config(
+def setup(
     config_file: str,
     opts: Sequence[str],
     datasets: Iterable[Sequence[str]] = (),

@@ -89,7 +89,7 @@ def _check(args: argparse.Namespace, entry: Entry) -> None:
     """Reads the entry's config as tools/train_net.py does, and the runs that are there."""
     opts = [*args.opts, *entry.overrides, "MODEL.DEVICE", "cpu"]
     of_run = {"opts": opts, "eval_only": False, "resume": False, "num_gpus": 1, "num_machines": 1}
-    cfg = engine.load_config(argparse.Namespace(**vars(args) | of_run))
+    cfg = engine.setup(argparse.Namespace(**vars(args) | of_run))
     ours = json.loads(json.dumps(experiment(flatten(cfg))))  # tuples are lists in config.yaml
     for run in map(read_run, map(str, Path(args.output, entry.folder).glob("seed*"))):
         theirs = experiment(run.config)

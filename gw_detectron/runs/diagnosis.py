@@ -88,7 +88,7 @@ def diagnose(
         args = argparse.Namespace(config_file=config_file, opts=opts, trust_config=trust)
         args.dataset = [entry for entry in datasets if on in (None, entry[0])]
         args.eval_only, args.resume, args.num_gpus, args.num_machines = True, False, 1, 1
-        configs.append(cfg := engine.load_config(args))
+        configs.append(cfg := engine.setup(args))
         if not cfg.MODEL.WEIGHTS:
             raise UsageError("there are no trained weights to diagnose: add --weights FILE")
         on = cfg.DATASETS.TEST[0]

@@ -132,12 +132,21 @@ MISTAKES = {
     ),
     "other numbers of classes": ("MODEL.ROI_HEADS.NUM_CLASSES 80", "MODEL.ROI_HEADS.NUM_CLASSES 2"),
     "no annotations": ("--dataset mine gone.json data", "annotation file gone.json can't be read"),
-    "annotations and images swapped": ("--dataset mine data train.json", "file data can't be read: Is a directory"),
+    "annotations and images swapped": (
+        "--dataset mine data train.json",
+        "file data can't be read: Is a directory",
+    ),
     "no directory of images": ("--dataset mine train.json nowhere", "no image directory nowhere"),
     "an empty JSON": ("--dataset mine empty.yaml data", "not a JSON file"),
     "a JSON that is not COCO": ("--dataset mine list.json data", 'it has no list "images"'),
-    "an image outside the JSON": ("--dataset mine image_id.json data", "the image_id of annotation 1 is 99"),
-    "a category outside the JSON": ("--dataset mine category_id.json data", "the category_id of annotation 1 is 0"),
+    "an image outside the JSON": (
+        "--dataset mine image_id.json data",
+        "the image_id of annotation 1 is 99",
+    ),
+    "a category outside the JSON": (
+        "--dataset mine category_id.json data",
+        "the category_id of annotation 1 is 0",
+    ),
     "ids given twice": ("--dataset mine id.json data", 'two of its "annotations" have the id 2'),
     "ids of two kinds": ("--dataset mine kinds.json data", "numbers and texts mixed"),
     "a box outside its image": ("--dataset mine outside.json data", "1 of its 2 boxes have no"),
@@ -279,7 +288,7 @@ def write_weights(folder):
 
 
 def write_runs(folder):
-    config = engine.load_config(argument_parser().parse_args(arguments(""))).dump()
+    config = engine.setup(argument_parser().parse_args(arguments(""))).dump()
     checkpoints = {"run": "model_0000001.pth", "gone": "gone.pth"}
     for name in ("run", "gone", "model"):
         (folder / name).mkdir()

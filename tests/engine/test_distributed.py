@@ -121,7 +121,7 @@ def train_a_mask_head_on_uneven_regions():
 def test_two_processes_train_as_one_and_bear_uneven_shares(own_data, tmp_path, run_of_one):
     options = ["--num-gpus", "2", "--dist-url", "auto"]
     args = arguments(own_data[:4], tmp_path, *options, opts=EQUAL_SHARES)
-    engine.run(train_then_try_uneven_shares, engine.load_config, args)
+    engine.run(train_then_try_uneven_shares, engine.setup, args)
     assert_equal_runs(read(tmp_path), run_of_one)
 
     model = make_layers()
@@ -176,7 +176,7 @@ def test_a_mistake_under_torchrun_is_told_by_one_process(
         monkeypatch.setenv(name, str(value))
     args = arguments(own_data[:4], tmp_path, "--num-gpus", "2")
     with pytest.raises(error, match="--num-gpus" if rank == 0 else "2"):
-        engine.run(engine.main, engine.load_config, args)
+        engine.run(engine.main, engine.setup, args)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_mistake_under_torchrun_is_told_by_one_process(
 def test_what_cannot_be_distributed_is_one_line(own_data, tmp_path, options, opts, fragments):
     args = arguments(own_data[:4], tmp_path / "output", *options.split(), opts=opts)
     with pytest.raises(UsageError) as error:
-        engine.run(engine.main, engine.load_config, args)
+        engine.run(engine.main, engine.setup, args)
     assert all(fragment in str(error.value) for fragment in fragments)
     assert not (tmp_path / "output").exists()
 
@@ -207,6 +207,6 @@ def test_what_ends_a_process_is_one_line(own_data, tmp_path, monkeypatch, trace,
     def launch(*args, **kwargs):
         raise ProcessRaisedException(f"Traceback\n{trace}", 0, 1)
 
-    monkeypatch.setattr("gw_detectron.engine.launch.launch", launch)
+    monkeypatch.setattr("gw_detectron.engine.processes.launch", launch)
     with pytest.raises(UsageError, match=message):
-        engine.run(engine.main, engine.load_config, arguments(own_data[:4], tmp_path))
+        engine.run(engine.main, engine.setup, arguments(own_data[:4], tmp_path))

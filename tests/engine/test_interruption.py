@@ -185,7 +185,7 @@ def test_a_signal_to_the_workers_too_loses_nothing(own_data, tmp_path, start, nu
 
 def test_an_evaluation_s_workers_end_with_their_parent_alone(own_data, tmp_path):
     opts = [*OPTS, "DATALOADER.NUM_WORKERS", 1]
-    cfg = engine.load_config(arguments(own_data, tmp_path, opts=opts))
+    cfg = engine.setup(arguments(own_data, tmp_path, opts=opts))
     images = iter(Trainer.build_test_loader(cfg, "own_val"))
     next(images)
     (worker,) = multiprocessing.active_children()

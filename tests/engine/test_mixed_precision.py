@@ -65,7 +65,7 @@ def test_amp_trains_a_detector_near_float32(own_data, tmp_path, device):
     losses = {}
     for enabled in (False, True):
         opts = ["MODEL.DEVICE", device, "SOLVER.AMP.ENABLED", enabled]
-        cfg = engine.load_config(arguments(own_data[:4], tmp_path, opts=opts))
+        cfg = engine.setup(arguments(own_data[:4], tmp_path, opts=opts))
         torch.manual_seed(0)
         trainer = engine.Trainer(cfg)
         loop = CPUAMPTrainer if device == "cpu" else AMPTrainer

@@ -7,7 +7,7 @@ from PIL import Image
 from gw_detectron.data import register_shapes
 from gw_detectron.errors import UsageError
 from gw_detectron.export.exporting import draw, example, find_held_out, require_exportable
-from gw_detectron.export.trained import class_names, load_config, load_model
+from gw_detectron.export.trained import class_names, load_model, setup
 
 from . import tiny
 
@@ -22,7 +22,7 @@ def arguments(tmp_path_factory):
 
 
 def test_weights_are_the_files_and_datasets_that_are_not_here_are_left_out(arguments):
-    cfg = load_config(*arguments)
+    cfg = setup(*arguments)
     assert cfg.DATASETS.TEST == ("gw_shapes_val",) and cfg.MODEL.DEVICE == "cpu"
     expected = tiny.model(cfg).state_dict()
     model = load_model(cfg)
@@ -38,13 +38,13 @@ def test_weights_that_are_not_all_there_are_a_line(arguments, tmp_path, left_out
         state["roi_heads.box_predictor.cls_score.bias"][2] = torch.nan
     state = {name: value for name, value in state.items() if not name.startswith(left_out)}
     torch.save({"model": state}, tmp_path / "part.pth")
-    cfg = load_config(config, ["MODEL.WEIGHTS", str(tmp_path / "part.pth")])
+    cfg = setup(config, ["MODEL.WEIGHTS", str(tmp_path / "part.pth")])
     with pytest.raises(UsageError, match=r"part.pth has no finite values for .* roi_heads\."):
         load_model(cfg)
 
 
 def test_a_config_that_makes_no_model_is_a_line(arguments):
-    cfg = load_config(arguments[0], [*arguments[1], "MODEL.RESNETS.DEPTH", "42"])
+    cfg = setup(arguments[0], [*arguments[1], "MODEL.RESNETS.DEPTH", "42"])
     with pytest.raises(UsageError, match="the model can't be built from this config: KeyError: 42"):
         load_model(cfg)
 

@@ -9,7 +9,7 @@ pytest.importorskip("detectron2")
 
 import compare_norms
 import train_net
-from gw_detectron.engine import load_config
+from gw_detectron.engine import setup
 from gw_detectron.errors import UsageError
 from gw_detectron.runs import comparison
 
@@ -50,7 +50,7 @@ class Training:
             return outcome.write_text(text)
         opts = ["MODEL.RESNETS.NORM", norm, "MODEL.FPN.NORM", norm, "SEED", str(seed)]
         arguments = ["--config-file", CONFIG, *ON_SHAPES, *opts, "MODEL.DEVICE", "cpu"]
-        cfg = load_config(train_net.argument_parser().parse_args(arguments))
+        cfg = setup(train_net.argument_parser().parse_args(arguments))
         write_run(outcome, cfg=cfg, **how)
         for name in ("model_0000099.pth", "model_final.pth"):
             (outcome / name).touch()

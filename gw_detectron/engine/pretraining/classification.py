@@ -25,7 +25,7 @@ from .trainer import ClassifierTrainer
 logger = logging.getLogger("detectron2.gw")
 
 
-def load_config(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace) -> CfgNode:
     """
     The frozen config that args describe, its PRETRAINING.NUM_CLASSES counted in the data.
 
@@ -71,12 +71,12 @@ def main(args: argparse.Namespace) -> OrderedDict:
     backbone.pth, metrics.json and log.txt.
 
     Args:
-        args: as of :func:`load_config`.
+        args: as of :func:`setup`.
 
     Returns:
         OrderedDict: "classification" -> "top1", "top5" -> percent, of the last evaluation.
     """
-    cfg = load_config(args)
+    cfg = setup(args)
     with claimed(cfg, args):
         if args.eval_only:
             results, _ = evaluate(ClassifierTrainer, cfg, args.resume)

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from gw_detectron.engine.pretraining import data as images
-from gw_detectron.engine.pretraining import load_config
+from gw_detectron.engine.pretraining import setup
 from gw_detectron.errors import UsageError
 
 from .commands import arguments
@@ -17,7 +17,7 @@ def own(tmp_path):
 
 
 def config(folder, *opts):
-    return load_config(arguments(folder, "unused", opts=opts))
+    return setup(arguments(folder, "unused", opts=opts))
 
 
 def test_a_class_is_a_folder_and_numbers_follow_the_alphabet(data):
@@ -82,7 +82,7 @@ def test_evaluation_alone_needs_no_training_images(own, tmp_path):
     weights.touch()
     (own / "train").rename(own / "elsewhere")
     args = arguments(own, "unused", "--eval-only", opts=["MODEL.WEIGHTS", weights])
-    assert load_config(args).PRETRAINING.NUM_CLASSES == 3
+    assert setup(args).PRETRAINING.NUM_CLASSES == 3
 
 
 def test_a_class_without_images_is_named(own):

@@ -166,7 +166,7 @@ def test_a_detector_starts_from_the_written_file(data, trained, norm, monkeypatc
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
-    cfg = pretraining.load_config(arguments(data, output, config=f"R_18_{norm}", opts=NORMS[norm]))
+    cfg = pretraining.setup(arguments(data, output, config=f"R_18_{norm}", opts=NORMS[norm]))
     classifier = build_model(cfg)
     classifier.load_state_dict(final)
     classifier.eval()
@@ -211,10 +211,10 @@ def test_precise_statistics_are_those_of_the_training_images(data, tmp_path):
             data, output, config="R_18_bn", opts=[*opts, "TEST.PRECISE_BN.ENABLED", enabled]
         )
         pretraining.main(args)
-        model = build_model(pretraining.load_config(args))
+        model = build_model(pretraining.setup(args))
         model.load_state_dict(torch.load(output / "model_final.pth")["model"])
         conv, norm = model.backbone.stem.conv1, model.backbone.stem.conv1.norm
-        batches = Trainer.build_test_loader(pretraining.load_config(args), "train")
+        batches = Trainer.build_test_loader(pretraining.setup(args), "train")
         images = torch.cat([batch["image"] for batch in batches])
         values = torch.nn.functional.conv2d(
             (images - model.pixel_mean) / model.pixel_std, conv.weight, stride=2, padding=3

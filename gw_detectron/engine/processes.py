@@ -22,7 +22,7 @@ from .interruption import heeding
 @heeding(signal.default_int_handler)
 def run(
     main: Callable[[argparse.Namespace], Any],
-    load_config: Callable[[argparse.Namespace], CfgNode],
+    setup: Callable[[argparse.Namespace], CfgNode],
     args: argparse.Namespace,
 ) -> None:
     """
@@ -30,7 +30,7 @@ def run(
     has started runs it together.
 
     Args:
-        load_config: what finds the mistakes in args. It is called first where there will be several
+        setup: what finds the mistakes in args. It is called first where there will be several
             processes, since one that stops alone leaves the others waiting for it.
 
     Raises:
@@ -41,7 +41,7 @@ def run(
         return _join(main, args)
     _check(args)
     if args.num_gpus * args.num_machines > 1:
-        load_config(args)
+        setup(args)
     try:
         launch(
             main,
