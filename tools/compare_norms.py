@@ -14,7 +14,7 @@ An entry of --norms is one of
                                 have convolutions with a norm
   "NAME: KEY VALUE KEY VALUE"   overrides on top of the config, with quotes as in a shell
 
-Every run has its directory OUTPUT/ENTRY/seedK; what it prints is in log.txt there. Runs of one seed
+Every run has its directory OUTPUT/ENTRY/seedK; what it prints is in console.txt there. Runs of one seed
 see the same images in the same order. After an interruption the same command resumes: finished runs
 stay, the one in progress resumes at its last checkpoint and ends as if it had not been stopped.
 More norms or seeds can be added later. At the end the table and the plot of compare_runs.py are in

@@ -12,9 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..passes import result_like
+from .launch import Launch, dense
 from .layout import along_groups, as_matrix, as_tile, axes, layout_of, locate, sample
 from .newton import newton_gradient
-from .processes import Launch, dense
 from .products import (
     ROWS,
     comes_last,

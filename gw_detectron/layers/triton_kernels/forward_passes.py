@@ -20,9 +20,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..passes import result_like
+from .launch import Launch, dense
 from .layout import along_groups, as_matrix, as_tile, axes, locate, sample
 from .newton import newton_of
-from .processes import Launch, dense
 from .products import (
     ROWS,
     comes_last,

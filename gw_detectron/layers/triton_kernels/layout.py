@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .processes import interpreted
+from .launch import interpreted
 
 MAX_GROUPS = 64
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -17,8 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import whitening_matrix
+from .launch import Launch
 from .layout import MAX_GROUPS
-from .processes import Launch
 from .products import entries, identity, load_matrix, store_matrix
 from .tiling import matrix_options
 

@@ -9,8 +9,8 @@ import triton
 from torch import Tensor
 
 from ..precision import tf32_is_allowed
+from .launch import multiprocessors
 from .layout import Layout, layout_of
-from .processes import multiprocessors
 
 
 class Kind(NamedTuple):
