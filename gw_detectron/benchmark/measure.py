@@ -18,7 +18,6 @@ from ..config import flatten, load_config
 from ..errors import UsageError
 from ..layers import GroupWhitening
 from ..model_zoo import get_config_file
-from ..norms.probe import find_norms
 from ..runs.config_norms import parse_entries
 from .costs import ALONE, INFERENCE, STEP, Work, copy_bandwidth, in_turns, layer_work, model_work
 from .textbook import TextbookGroupWhitening, use_textbook
@@ -130,7 +129,7 @@ def measure_models(
         for way in ways:
             model = build(changed, images)
             arguments = model, changed, images, DTYPES[dtype], _BACKENDS.get(way)
-            if not find_norms(model, (GroupWhitening,)):
+            if not any(isinstance(module, GroupWhitening) for module in model.modules()):
                 makers[name] = partial(model_work, *arguments)
                 break
             if way == "textbook":
