@@ -14,11 +14,12 @@ An entry of --norms is one of
                                 have convolutions with a norm
   "NAME: KEY VALUE KEY VALUE"   overrides on top of the config, with quotes as in a shell
 
-Every run has its directory OUTPUT/ENTRY/seedK; what it prints is in console.txt there. Runs of one seed
-see the same images in the same order. After an interruption the same command resumes: finished runs
-stay, the one in progress resumes at its last checkpoint and ends as if it had not been stopped.
-More norms or seeds can be added later. At the end the table and the plot of compare_runs.py are in
-OUTPUT/comparison.md and OUTPUT/comparison.png. Exit status 1: some runs have no result.
+Every run has its directory OUTPUT/ENTRY/seedK; what it prints is in console.txt there. Runs of one
+seed see the same images in the same order. After an interruption the same command resumes: finished
+runs stay, the one in progress resumes at its last checkpoint and ends as if it had not been
+stopped. More norms or seeds can be added later. At the end the table and the plot of
+compare_runs.py are in OUTPUT/comparison.md and OUTPUT/comparison.png. Exit status 1: some runs have
+no result.
 
 example:
   compare_norms.py --config-file configs/quickstart/faster_rcnn_R_18_FPN_gn.yaml \\

@@ -102,10 +102,9 @@ class ONNX(Format):
         for module in getattr(adapter.model, "roi_heads", nn.Module()).modules():
             if isinstance(module, nn.GroupNorm):  # GroupWhitening among them
                 _never_empty(module)
-        # The newer exporter (dynamo=True) takes minutes for a detector. The older one warns of the
-        # newer, and prints its whole graph where it fails.
-        with _without_output(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        # The newer exporter (dynamo=True) takes minutes for a detector. The older one prints its
+        # whole graph where it fails.
+        with _without_output():
             torch.onnx.export(
                 adapter,
                 adapter.flattened_inputs,

@@ -18,6 +18,9 @@ from gw_detectron.export.report import Detections, compare
 
 from . import tiny
 
+# What a trace leaves out, and that ONNX's exporter is the older one: export() keeps quiet of them
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 WITHOUT_THE_PACKAGES = """
 import sys
 class Absent:
