@@ -2,7 +2,7 @@
 
 from detectron2.model_zoo import get_config
 
-from gw_detectron.modeling.lazy import build_gw_resnet
+from gw_detectron.modeling.backbone import build_gw_resnet
 
 constants = get_config("common/data/constants.py").constants
 dataloader = get_config("common/data/coco.py").dataloader

@@ -370,24 +370,21 @@ def _set_num_classes(cfg: CfgNode, dataset: CocoDataset, stated: Container[str])
 def _require_complete(cfg: CfgNode, dataset: CocoDataset, trains: bool, tests: bool) -> None:
     """pycocotools, for one, would find out only after the whole training, with a KeyError."""
     has_masks = cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
-    takes_polygons = cfg.INPUT.MASK_FORMAT == "polygon"
-    evaluation = "COCO's evaluation needs: add it"
-    for key, is_needed, why in (
-        (
-            "segmentation",
+    needed = {
+        "segmentation": (
             has_masks,
-            "a mask head needs: use a Faster R-CNN, or MODEL.MASK_ON False",
+            "has no mask, and the config has a mask head: use a Faster R-CNN config, or "
+            "MODEL.MASK_ON False",
         ),
-        (
-            "polygons",
-            has_masks and trains and takes_polygons,
-            "INPUT.MASK_FORMAT bitmask does not need",
+        "polygons": (
+            has_masks and trains and cfg.INPUT.MASK_FORMAT == "polygon",
+            "has a run-length encoded mask, not polygons: add INPUT.MASK_FORMAT bitmask",
         ),
-        ("area", tests, evaluation),
-        ("iscrowd", tests, evaluation),
-    ):
+        "area": (tests, "has no area, which COCO's evaluation needs: add it"),
+        "iscrowd": (tests, "has no iscrowd, which COCO's evaluation needs: add it"),
+    }
+    for key, (is_needed, problem) in needed.items():
         if is_needed and key in dataset.lacks:
             raise UsageError(
-                f"annotation {dataset.lacks[key]!r} of the dataset {dataset.name} has no {key}, "
-                f"which {why}"
+                f"annotation {dataset.lacks[key]!r} of the dataset {dataset.name} {problem}"
             )

@@ -108,9 +108,9 @@ def evaluate(
 
 
 def report(cfg: CfgNode, model: torch.nn.Module, results: OrderedDict) -> None:
-    """Draws detections.png, and logs the APs and where everything lies."""
+    """Draws detections.png of a model that finds instances; logs the APs and where all lies."""
     files = ["metrics.json", "log.txt"]
-    if cfg.DATASETS.TEST:
+    if cfg.DATASETS.TEST and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
         files.insert(0, "detections.png")
         path = os.path.join(cfg.OUTPUT_DIR, "detections.png")
         save_detection_sheet(cfg, model, cfg.DATASETS.TEST[0], path)

@@ -8,20 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.export import TracingAdapter
-from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.modeling import GeneralizedRCNN, RetinaNet, build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from ..data import images
+from .. import config
+from ..checkpoint import WeightsCheckpointer, require_weights
+from ..data import adapt_config, images, register_datasets
 from ..data.drawing import draw_scene
-from ..errors import UsageError
+from ..errors import UsageError, building
 from .formats import FORMATS, Format
 from .report import OUTPUTS, Detections, Report, compare, how_to_run, metadata, score_limit
-from .trained import class_names, load_model, setup
 
 _ATTEMPTS = 8  # images of a dataset, or drawn ones, until the model finds something
 
@@ -82,6 +83,72 @@ def export(
     }
     report.write(output, metadata(cfg, outputs, **facts))
     return report
+
+
+def setup(
+    config_file: str,
+    opts: Sequence[str],
+    datasets: Iterable[Sequence[str]] = (),
+    trust: bool = False,
+) -> CfgNode:
+    """
+    Args:
+        opts: overrides, KEY VALUE ...
+        datasets: as of :func:`gw_detectron.data.register_datasets`.
+        trust: see :func:`gw_detectron.config.read_config_file`.
+
+    Returns:
+        CfgNode: frozen, its device the CPU. Of DATASETS.TEST it has only what is registered here:
+        where a detector is exported, the data of its training may not be.
+
+    Raises:
+        UsageError: on a mistake in any of it, or missing weights.
+    """
+    cfg = config.load_config(config_file, opts, trust)
+    registered = register_datasets(datasets)
+    cfg.DATASETS.TEST = tuple(name for name in cfg.DATASETS.TEST if name in DatasetCatalog)
+    stated = config.stated_keys(config_file, opts, trust)
+    adapt_config(cfg, registered, stated, eval_only=True)
+    if not cfg.MODEL.WEIGHTS:
+        raise UsageError("export needs trained weights: add MODEL.WEIGHTS FILE")
+    require_weights(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def load_model(cfg: CfgNode) -> nn.Module:
+    """
+    The model in inference mode, with the weights of MODEL.WEIGHTS.
+
+    Raises:
+        UsageError: the config makes no model, or the weights are not that model's, as those of a
+            backbone, or not all finite.
+    """
+    with building("the model"):
+        model = build_model(cfg).eval()
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.fill_(torch.nan)
+    WeightsCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    without = [name for name, value in parameters.items() if not value.isfinite().all()]
+    if without:
+        raise UsageError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} has no finite values for {len(without)} of the "
+            f"{len(parameters)} weights of this model, the first {without[0]}: export takes the "
+            "checkpoint of the whole trained detector"
+        )
+    return model
+
+
+def class_names(cfg: CfgNode, num_classes: int) -> list[str] | None:
+    """Of the datasets that cfg names and Detectron2 knows; None where it knows none."""
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        names = MetadataCatalog.get(name).get("thing_classes") if name in MetadataCatalog else None
+        if names and len(names) == num_classes:
+            return list(names)
+    return None
 
 
 def require_exportable(model: nn.Module) -> None:

@@ -300,7 +300,7 @@ def test_mask_head_needs_masks(write, value):
     datasets = register_datasets([write(content)])
     message = _message(adapt_config, _config(**{"MODEL.MASK_ON": True}), datasets)
     assert (
-        "annotation 2 of the dataset mine has no segmentation" in message
+        "annotation 2 of the dataset mine has no mask, and the config has" in message
         and "MODEL.MASK_ON False" in message
     )
     adapt_config(_config(), datasets)

@@ -58,6 +58,14 @@ def test_an_unknown_evaluator_type_names_the_dataset():
         engine.Trainer.build_evaluator(get_cfg(), "gw_test_unknown")
 
 
+def test_a_model_without_instances_has_no_picture(tmp_path):
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.OUTPUT_DIR = "SemanticSegmentor", str(tmp_path)
+    cfg.DATASETS.TEST = ("cityscapes_fine_sem_seg_val",)
+    engine.training.report(cfg, torch.nn.Identity(), {"sem_seg": {"mIoU": 12.3}})
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_demos_config_trains_boxes_and_masks(tmp_path):
     register_shapes(name := f"demo {tmp_path.name}", str(tmp_path), num_train=4, num_val=2)
     cfg = get_cfg()

@@ -6,8 +6,15 @@ from PIL import Image
 
 from gw_detectron.data import register_shapes
 from gw_detectron.errors import UsageError
-from gw_detectron.export.exporting import draw, example, find_held_out, require_exportable
-from gw_detectron.export.trained import class_names, load_model, setup
+from gw_detectron.export.exporting import (
+    class_names,
+    draw,
+    example,
+    find_held_out,
+    load_model,
+    require_exportable,
+    setup,
+)
 
 from . import tiny
 
