@@ -41,13 +41,14 @@ def save_plot(lines: Sequence[Line], path: str) -> None:
         grid = figure.subplots(len(rows), len(names), squeeze=False)
         for panels, (config, iterations), row in zip(grid, rows, rows.values(), strict=True):
             panels[0].set_title(f"{config}: {iterations} iterations", loc="left", weight="bold")
+            lengths = {len(run.evaluations[line.dataset]) for line in row for run in line.runs}
             for line in row:
                 for panel, metric in zip(panels, metrics, strict=False):
                     if metric in line.aps:
-                        _draw_ap(panel, line, metric, colors[line.norm])
+                        _draw_ap(panel, line, metric, colors[line.norm], at_end=lengths == {1})
                 _draw_loss(panels[-1], line, colors[line.norm])
             for panel, name in zip(panels, names, strict=True):
-                panel.set(xlabel="iteration", ylabel=name, xlim=(0, 1.02 * iterations))
+                panel.set(ylabel=name)
                 panel.grid(alpha=0.3)
             panels[-1].legend(fontsize="small")
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -57,12 +58,17 @@ def save_plot(lines: Sequence[Line], path: str) -> None:
             raise UsageError(f"{path}: {error}") from error
 
 
-def _draw_ap(panel: Axes, line: Line, metric: str, color: str) -> None:
+def _draw_ap(panel: Axes, line: Line, metric: str, color: str, at_end: bool) -> None:
+    """Against iterations, or where all runs were evaluated at the end alone, against norms."""
     evaluations = [run.evaluations[line.dataset] for run in line.runs]
     aps = [pd.Series({i: aps[metric] for i, aps in of_run.items()}) for of_run in evaluations]
     aps = pd.concat(aps, axis=1).dropna().sort_index()
     spread = aps.std(axis=1) if len(line.runs) > 1 else None
-    panel.errorbar(aps.index, aps.mean(axis=1), spread, color=color, fmt="o-", ms=4, capsize=3)
+    x = [line.norm] if at_end else aps.index
+    panel.errorbar(x, aps.mean(axis=1), spread, color=color, fmt="o-", ms=4, capsize=3)
+    panel.set_xlabel("at the end" if at_end else "iteration")
+    panel.margins(x=0.3 if at_end else 0.02)
+    panel.tick_params("x", labelrotation=12 if at_end else 0)
 
 
 def _draw_loss(panel: Axes, line: Line, color: str) -> None:
@@ -76,3 +82,4 @@ def _draw_loss(panel: Axes, line: Line, color: str) -> None:
     mean, spread = losses.mean(axis=1), losses.std(axis=1)
     panel.plot(mean.index, mean, color=color, label=line.norm)
     panel.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
+    panel.set_xlabel("iteration")

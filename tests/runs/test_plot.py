@@ -75,3 +75,11 @@ def test_a_config_has_a_row_of_panels_and_masks_have_one_where_a_run_has_them(dr
     (curve,) = with_masks.containers
     np.testing.assert_allclose(curve.lines[0].get_xydata(), [[99, 35], [200, 35]])
     assert not without.containers and len(panels(figure, "box AP")) == 2
+
+
+def test_where_runs_were_evaluated_at_the_end_alone_aps_stand_above_their_norms(drawn):
+    figure = drawn({"ap": 40.0, **everywhere("GN")}, {"ap": 42.0, **everywhere("GW")})
+    (panel,) = panels(figure, "box AP")
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["GN", "GW"]
+    dots = [container.lines[0].get_xydata()[0] for container in panel.containers]
+    np.testing.assert_allclose(dots, [[0, 40], [1, 42]])
