@@ -16,9 +16,8 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
 
 # pyenv's command on the PATH refuses to run for a version that is not selected
-os.environ["PATH"] += "".join(
-    f":{path}" for path in glob.glob(os.path.expanduser("~/.pyenv/versions/*/bin"))
-)
+_PYENV = os.path.expanduser(os.environ.get("PYENV_ROOT", "~/.pyenv"))
+os.environ["PATH"] += "".join(f":{path}" for path in glob.glob(f"{_PYENV}/versions/*/bin"))
 
 
 @nox.session(python=PYTHONS)
