@@ -77,7 +77,8 @@ def test_an_input_that_pytorch_would_compute_in_tritons_place_is_told():
     pytest.importorskip("triton")
     layer, x = GroupWhitening(16, num_groups=8).double(), torch.randn(2, 16, 3).double()
     (row,) = in_turns({"GW": lambda: layer_work(layer, x, "triton")}, 1, on_gpu=False)
-    assert "Triton's kernels do not run here" in row["failure"]
+    told = ("Triton's kernels do not run here", "the kernels need Triton")  # an old one, too
+    assert any(text in row["failure"] for text in told)
 
 
 def test_on_the_gpu_alone_a_graph_is_replayed_of_what_does_not_wait(monkeypatch):

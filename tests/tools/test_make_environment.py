@@ -77,9 +77,8 @@ def test_make_makes_it_anew_when_its_files_or_the_interpreter_change(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
         os.utime(tmp_path / name, (1000, 1000))
-    variables = {
-        key: os.environ[key] for key in os.environ.keys() - {"MAKEFLAGS", "PYTHON", "VENV"}
-    }
+    of_outer_make = {"MAKEFLAGS", "MAKEOVERRIDES", "PYTHON", "VENV", "REQUIREMENTS"}
+    variables = {key: os.environ[key] for key in os.environ.keys() - of_outer_make}
 
     def is_ready(*settings):
         command = ["make", "--question", "environment", *settings]
