@@ -165,6 +165,11 @@ def differences(configs: Sequence[Mapping[str, Any]], at_most: int = 3) -> list[
     return [", ".join(f"{k} {c.get(k)}" for k in differing[:at_most]) + more for c in configs]
 
 
+def predicting_head(cfg: CfgNode) -> str:
+    """The node of MODEL that says NUM_CLASSES and SCORE_THRESH_TEST of the model's detections."""
+    return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+
+
 def choose_device(cfg: CfgNode, num_processes: int = 1) -> bool:
     """
     Makes MODEL.DEVICE the CPU where there is no GPU, which several processes have to be asked for.

@@ -13,7 +13,7 @@ from typing import IO
 
 from .errors import UsageError
 
-LOCK_FILE = ".lock"
+_LOCK_FILE = ".lock"
 _UNFINISHED = ".unfinished"
 
 
@@ -53,6 +53,22 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         draft.rename(path)
 
 
+def make_folder(path: str, name: str) -> None:
+    """
+    Makes a folder unless it is there.
+
+    Args:
+        name: what the user names it by, for the message.
+
+    Raises:
+        UsageError: it can't be made.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{name} {path}: {error.strerror}") from error
+
+
 def remove_unfinished(folder: str) -> None:
     """Removes what processes that were killed in a whole_file have left."""
     for path in glob.glob(os.path.join(glob.escape(folder), f"*{_UNFINISHED}")):
@@ -73,7 +89,7 @@ def locked(folder: str, name: str) -> Iterator[None]:
         UsageError: another process is in it, or it can't be written to.
     """
     try:
-        file = open(os.path.join(folder, LOCK_FILE), "a+", encoding="utf-8")
+        file = open(os.path.join(folder, _LOCK_FILE), "a+", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{name} {folder} can't be written to: {error.strerror}") from error
     with file:

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from gw_detectron.errors import UsageError
-from gw_detectron.files import locked, remove_unfinished, whole_file
+from gw_detectron.files import locked, make_folder, remove_unfinished, whole_file
 
 from .locks import lock_held
 
@@ -76,3 +76,11 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1 and not path.exists()
     remove_unfinished(str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named_as_the_user_names_it(tmp_path):
+    make_folder(str(tmp_path / "a" / "b"), "--output")
+    make_folder(str(tmp_path / "a" / "b"), "--output")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="^--output .*file: File exists$"):
+        make_folder(str(tmp_path / "file"), "--output")

@@ -66,7 +66,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.errors import UsageError
-    from gw_detectron.norms.analysis import analyze, build_from_config, save_csv, terminal_report
+    from gw_detectron.norms.analysis import analysis_report, analyze, build_from_config, save_csv
 
     if args.size and min(args.size) < 1:
         raise UsageError(f"--size {args.size[0]} {args.size[1]}: both are at least 1")
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
     height, width = args.size or size
     rows, flops = analyze(model, height, width)
     print(f"{args.config_file}, an image of {height} x {width}; columns: see --help\n")
-    print(terminal_report(rows, flops))
+    print(analysis_report(rows, flops))
     if args.csv:
         save_csv(rows, args.csv)
 

@@ -72,6 +72,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.errors import UsageError
+    from gw_detectron.files import make_folder
     from gw_detectron.runs import diagnosis
 
     detectors = diagnosis.find_detectors(args.runs, args.trust_config)
@@ -81,16 +82,13 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"--weights {args.weights}: add their config, --config-file FILE")
     if not detectors:
         raise UsageError("name the detector: RUN_DIR, or --config-file FILE --weights FILE")
-    try:
-        os.makedirs(args.output, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output {args.output}: {error.strerror}") from error
+    make_folder(args.output, "--output")
     table, heading = diagnosis.diagnose(
         detectors, args.dataset, args.on, args.images, args.num_groups, args.trust_config
     )
     table.to_csv(os.path.join(args.output, "diagnosis.csv"), index=False)
     diagnosis.save_depth_plot(table, os.path.join(args.output, "diagnosis.png"))
-    print(f"\n{heading}\n{diagnosis.terminal_report(table)}")
+    print(f"\n{heading}\n{diagnosis.diagnosis_report(table)}")
     print(f"This is in {args.output}: diagnosis.csv, diagnosis.png")
 
 

@@ -78,10 +78,6 @@ LICENSE = Path(__file__).resolve().parent.parent / "LICENSE"
 INSTALLATION_PAGE = "https://detectron2.readthedocs.io/tutorials/install.html"
 
 
-class InstallError(Exception):
-    """A step that failed; the message is one line that names it and the way out."""
-
-
 def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

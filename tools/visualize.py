@@ -54,7 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.data import register_datasets
-    from gw_detectron.errors import UsageError
+    from gw_detectron.files import make_folder
     from gw_detectron.runs.detections import (
         common_dataset,
         find_detections,
@@ -67,10 +67,7 @@ def main(args: argparse.Namespace) -> None:
     datasets = register_datasets(args.dataset)
     name = args.on or (datasets[0].name if len(datasets) == 1 else common_dataset(sources))
     truth = load_ground_truth(name)
-    try:
-        os.makedirs(args.output, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output {args.output}: {error.strerror}") from error
+    make_folder(args.output, "--output")
     runs = find_detections(sources, truth, args.output, args.trust_config)
     page = os.path.join(args.output, "index.html")
     save_page(page, runs, args.images, args.threshold)

@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
+from ..config import predicting_head
 from ..errors import UsageError
 
 logger = logging.getLogger("detectron2.gw")
@@ -355,12 +356,11 @@ def _require_same_classes(
 def _set_num_classes(cfg: CfgNode, dataset: CocoDataset, stated: Container[str]) -> None:
     """A number that the config states for a head it does not use is left as it is."""
     num_classes = len(dataset.classes)
-    used = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     for head in ("ROI_HEADS", "RETINANET"):
         key = f"MODEL.{head}.NUM_CLASSES"
         if key not in stated:
             cfg.MODEL[head].NUM_CLASSES = num_classes
-        elif head == used and cfg.MODEL[head].NUM_CLASSES != num_classes:
+        elif head == predicting_head(cfg) and cfg.MODEL[head].NUM_CLASSES != num_classes:
             raise UsageError(
                 f"The config says {key} = {cfg.MODEL[head].NUM_CLASSES}, and the dataset "
                 f"{dataset.name} has {num_classes} categories: add {key} {num_classes}"

@@ -67,7 +67,7 @@ def export(
     outputs = list(OUTPUTS)[: 3 if expected.masks is None else 4]
     path = os.path.join(output, form.file)
     found = _save_and_run(form, model, outputs, held_out, path)
-    head = cfg.MODEL.RETINANET if isinstance(model, RetinaNet) else cfg.MODEL.ROI_HEADS
+    head = cfg.MODEL[config.predicting_head(cfg)]
     limit = score_limit(expected, head.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE)
     report = Report(
         file=path,

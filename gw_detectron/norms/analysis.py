@@ -108,7 +108,7 @@ _PERCENT = dict.fromkeys(("1/10", "1/g", "1/10g"), ".1%")
 _FORMATS = {"share": ".2%", "limit": ".1f", "+GFLOPs": ".2f", "+MB": ".2f", **_PERCENT}
 
 
-def terminal_report(rows: Sequence[dict[str, Any]], flops: int) -> str:
+def analysis_report(rows: Sequence[dict[str, Any]], flops: int) -> str:
     """
     The norms in a table, totals, and notes on what should be changed.
 

@@ -147,7 +147,7 @@ class NormMeter:
         table[kept, 1:6] = spectrum_statistics(before[kept], rank, _resolution(x))
         table[kept, 6:11] = spectrum_statistics(after[kept], rank, _resolution(x))
         if getattr(norm, "method", None) == "itn":
-            own, _ = covariances(x, norm.num_groups)
+            own = before if norm.num_groups == groups else covariances(x, norm.num_groups)[0]
             table[kept, 11] = _root_errors(own[kept], norm.iterations, norm.eps)
         self._tables[name].append(table)
         about = {"norm": kind_of(norm), "channels": x.shape[1], "groups": groups}

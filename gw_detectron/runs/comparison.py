@@ -16,7 +16,7 @@ from tqdm import tqdm
 from .. import config, engine
 from ..config import differences, flatten
 from ..errors import UsageError, building
-from ..files import locked
+from ..files import locked, make_folder
 from .config_norms import Entry, parse_entries
 from .plot import save_plot
 from .run import Run, read_run
@@ -55,7 +55,7 @@ def compare(args: argparse.Namespace, train_net: str) -> Table:
     for dataset in args.dataset:
         command += ["--dataset", *dataset]
     command += args.opts
-    os.makedirs(args.output, exist_ok=True)
+    make_folder(args.output, "--output")
     failures: dict[str, str | None] = {}
     with locked(args.output, "--output"):
         with tqdm(planned, disable=None) as bar:  # on a terminal, below the lines that stay

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from ..checkpoint import WeightsCheckpointer
-from ..config import choose_device, load_config
+from ..config import choose_device, load_config, predicting_head
 from ..data.coco import (
     check_object,
     mistakes_of,
@@ -257,8 +257,7 @@ def _run_model(run: Run, truth: GroundTruth, label: str, trust: bool) -> list[di
     if not os.path.isfile(run.weights):
         raise UsageError(f"{run.path} has neither results on {truth.name} nor {run.weights} to run")
     cfg = load_config(os.path.join(run.path, "config.yaml"), trust=trust)
-    head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    num_classes, ids = cfg.MODEL[head].NUM_CLASSES, list(truth.classes)
+    num_classes, ids = cfg.MODEL[predicting_head(cfg)].NUM_CLASSES, list(truth.classes)
     if num_classes != len(ids):
         raise UsageError(
             f"{run.path} detects {num_classes} classes, and the dataset {truth.name} has {len(ids)}"

@@ -148,7 +148,7 @@ of condition the geometric one. Constant samples and such that are not finite ar
 counted in diagnosis.csv."""
 
 
-def terminal_report(table: pd.DataFrame) -> str:
+def diagnosis_report(table: pd.DataFrame) -> str:
     """The norms in a table, a line a detector, their medians, and what the columns mean."""
     runs = table.groupby("run", sort=False)["weights"].first()
     common = table.groupby("layer").filter(lambda of_layer: len(of_layer) == len(runs))

@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import UsageError
+from .run import METRICS
 from .table import Line
 
 __all__ = ["save_plot"]
 
-_NAMES = {"bbox/AP": "box AP", "segm/AP": "mask AP"}
+_DRAWN = ("bbox/AP", "segm/AP")
 
 
 def save_plot(lines: Sequence[Line], path: str) -> None:
@@ -32,8 +33,8 @@ def save_plot(lines: Sequence[Line], path: str) -> None:
     rows: dict[tuple[str, int], list[Line]] = {}
     for line in lines:
         rows.setdefault((line.config, line.iterations), []).append(line)
-    metrics = [metric for metric in _NAMES if any(metric in line.aps for line in lines)]
-    names = [*map(_NAMES.get, metrics), "training loss, smoothed"]
+    metrics = [metric for metric in _DRAWN if any(metric in line.aps for line in lines)]
+    names = [*map(METRICS.get, metrics), "training loss, smoothed"]
     colors = {norm: f"C{i}" for i, norm in enumerate(dict.fromkeys(line.norm for line in lines))}
     with style.context("tableau-colorblind10"):
         size = (5.5 * len(names), 3.8 * len(rows))  # inches

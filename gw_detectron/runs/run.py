@@ -15,7 +15,16 @@ from .config_norms import norm_label
 
 __all__ = ["METRICS", "Run", "find_runs", "read_run", "tell_apart"]
 
-METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "bbox/APs", "bbox/APm", "bbox/APl", "segm/AP")
+# By Detectron2's name -> by that in tables and plots
+METRICS = {
+    "bbox/AP": "box AP",
+    "bbox/AP50": "AP50",
+    "bbox/AP75": "AP75",
+    "bbox/APs": "APs",
+    "bbox/APm": "APm",
+    "bbox/APl": "APl",
+    "segm/AP": "mask AP",
+}
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,6 @@ _OF_NORM = re.compile(
 )
 # What a gain is counted from: the first of these that a row has
 _BASELINES = ("FrozenBN", "BN", "SyncBN")
-_NAMES = {metric: metric.removeprefix("bbox/") for metric in METRICS}
-_NAMES |= {"bbox/AP": "box AP", "segm/AP": "mask AP"}
 
 
 @dataclass
@@ -66,7 +64,7 @@ class Line:
         cells = {"config": self.config, "norm": self.norm}
         cells |= {"seeds": len(self.runs), "iterations": self.iterations}
         mean, deviation = self.aps.mean(), self.aps.std()  # of the sample, over n - 1
-        for metric, name in _NAMES.items():
+        for metric, name in METRICS.items():
             cells[name], cells[f"{name} std"] = mean.get(metric), deviation.get(metric)
         cells["gain"], cells["gain (mask)"] = map(self.gains.get, ("bbox/AP", "segm/AP"))
         papers = _papers().get(_experiment_key(self.runs[0].config), ())

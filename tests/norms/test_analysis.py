@@ -9,7 +9,7 @@ from torch import nn, rand
 from gw_detectron.errors import UsageError
 from gw_detectron.layers import GroupWhitening
 from gw_detectron.norms.advice import describe
-from gw_detectron.norms.analysis import analyze, build_from_config, terminal_report
+from gw_detectron.norms.analysis import analysis_report, analyze, build_from_config
 
 from .models import C4, CASCADE, CONFIGS, QUICKSTART, R_18, RETINANET
 
@@ -117,7 +117,7 @@ def test_a_line_tells_all_of_a_layer_and_totals_and_notes_follow():
         describe("fc", GroupWhitening(1024), [(1024,)], regions=512),
         describe("head", GroupWhitening(256, 16, method="zca"), [(256, 3, 3), (256, 1, 1)]),
     ]
-    lines = terminal_report(rows, 10_000_000_000).splitlines()
+    lines = analysis_report(rows, 10_000_000_000).splitlines()
     header, _, *table = (re.split(r"\s{2,}", line.rstrip()) for line in lines[:7])
     assert header == [
         "layer", "norm", "C", "size", "g", "T", "m", "constraints", "share", "limit", "max g",
@@ -142,4 +142,4 @@ def test_a_line_tells_all_of_a_layer_and_totals_and_notes_follow():
     assert "Over the limit" in text and "fc (GW, num_groups 64 on 1024 values" in text
     assert "Small output: with 64 groups" in text
     # without GW there is no cost
-    assert terminal_report(rows[:2], 1).endswith("GN and GW: 1 fine, 0 tight, 0 over the limit.")
+    assert analysis_report(rows[:2], 1).endswith("GN and GW: 1 fine, 0 tight, 0 over the limit.")

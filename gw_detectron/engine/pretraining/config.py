@@ -81,11 +81,12 @@ def check_pretraining(cfg: CfgNode, defaults: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not an ImageClassifier; "
             "take a --config-file in configs/ImageNet-Classification"
         )
+    values, untouched = flatten(cfg), flatten(defaults)
     for key, name in _EPOCHS_FOR.items():
-        value, default = (flatten(of)[key] for of in (cfg, defaults))
-        if value != default:
+        if values[key] != untouched[key]:
             raise UsageError(
-                f"{key} {value}: pre-training counts in epochs; set PRETRAINING.{name} instead"
+                f"{key} {values[key]}: pre-training counts in epochs; "
+                f"set PRETRAINING.{name} instead"
             )
     pretraining = cfg.PRETRAINING
     for name in ("EPOCHS", "CHECKPOINT_EPOCHS"):
