@@ -16,8 +16,8 @@ formats:
 None of them needs this package or Detectron2 to run, and each takes images of any height and width.
 Into DIR go also metadata.json (classes, what input and outputs are, versions), and report.md: how
 far the export's detections are from Detectron2's on an image it was not made with, of --image, else
-of DATASETS.TEST where that is here, else a drawn one. More than 0.5 pixels or 0.001 of a score is
-status 1.
+of DATASETS.TEST where that is here, else a drawn one. Where fewer than 95 % of them match, within
+0.5 pixels and 0.001 of the score, the status is 1.
 
 example:
   export_model.py --config-file output/mine/config.yaml --format onnx --output output/mine/onnx \\

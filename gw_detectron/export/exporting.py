@@ -22,7 +22,7 @@ from ..data import adapt_config, images, register_datasets
 from ..data.drawing import draw_scene
 from ..errors import UsageError, building
 from .formats import FORMATS, Format
-from .report import OUTPUTS, Detections, Report, compare, how_to_run, metadata, score_limit
+from .report import OUTPUTS, Detections, Report, compare, how_to_run, metadata
 
 _ATTEMPTS = 8  # images of a dataset, or drawn ones, until the model finds something
 
@@ -68,12 +68,11 @@ def export(
     path = os.path.join(output, form.file)
     found = _save_and_run(form, model, outputs, held_out, path)
     head = cfg.MODEL[config.predicting_head(cfg)]
-    limit = score_limit(expected, head.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE)
     report = Report(
         file=path,
         held_out=source,
         size=size,
-        comparison=compare(expected, found, limit),
+        comparison=compare(expected, found),
         run=how_to_run(cfg, form, path, outputs),
     )
     facts = {

@@ -70,7 +70,8 @@ class TorchScript(Format):
                 if isinstance(child, GroupWhitening):
                     # Compiled: a trace would keep the device of the matrices that it makes
                     setattr(module, name, torch.jit.script(child))
-        torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False).save(path)
+        with mock.patch("detectron2.structures.ImageList.from_tensors", _padded):
+            torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False).save(path)
 
     def load(self, path: str) -> Callable[[Tensor], Sequence[Tensor]]:
         return torch.jit.load(path)

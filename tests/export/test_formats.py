@@ -67,7 +67,7 @@ def test_it_detects_what_the_model_detects_in_images_of_any_size(kind, format, t
     assert side == (1 if format != "torch_export" else {"retinanet": 129, "c4": 17}.get(kind, 65))
     for height, width in ((150, 210), (max(side, 40), 333)):
         expected = found_by(model, image := tiny.image(height, width))
-        result = compare(expected, Detections(*detector(image)), limit=0)
+        result = compare(expected, Detections(*detector(image)))
         assert result.agrees and result.matched == len(expected.scores) > 5
         assert result.box < 0.05 and result.score < 5e-4
     # Where all is nan there is nothing to be found, not even a proposal
@@ -99,7 +99,7 @@ def test_the_printed_lines_run_it_without_the_packages(format, tmp_path):
     image = DatasetMapper(cfg, is_train=False)({"file_name": str(picture)})["image"].float()
     assert image.shape == (3, 225, 144)
     expected = found_by(tiny.model(cfg), image)
-    result = compare(expected._replace(boxes=expected.boxes / 0.9), Detections(*found), limit=0)
+    result = compare(expected._replace(boxes=expected.boxes / 0.9), Detections(*found))
     assert result.agrees and result.matched == len(expected.scores) > 5
 
 
@@ -132,7 +132,7 @@ def test_a_trace_can_move_to_another_device(kind, tmp_path, device):
     image = tiny.image(150, 210)
     with torch.no_grad():
         found = Detections(*(output.cpu() for output in moved(image.to(device))))
-    assert compare(found_by(tiny.model(cfg), image), found, limit=0).agrees
+    assert compare(found_by(tiny.model(cfg), image), found).agrees
     assert len(found.scores) > 5
     graph = moved.inlined_graph
     constants = [

@@ -311,8 +311,7 @@ def _add_gradients_kernel(
 
 @triton.jit
 def _sum(shares, result, parts, stride, SIZE: tl.constexpr, G: tl.constexpr):
-    # Read one by one: of vectors the compiler keeps only one or two on their way at a time
-    column = tl.max_contiguous(tl.arange(0, G), 1)
+    column = tl.arange(0, G)
     exists = column < SIZE
     total = tl.zeros((ROWS, G), tl.float32)
     for start in range(0, parts, ROWS):
