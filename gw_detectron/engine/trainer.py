@@ -141,7 +141,8 @@ class Trainer(DefaultTrainer):
                 f"dataset {dataset_name} has evaluator_type {kind}; Detectron2 evaluates "
                 + ", ".join(_EVALUATORS)
             )
-        return evaluation.DatasetEvaluators([e(dataset_name, folder) for e in _EVALUATORS[kind]])
+        evaluators = [evaluator(cfg, dataset_name, folder) for evaluator in _EVALUATORS[kind]]
+        return evaluation.DatasetEvaluators(evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict:
@@ -152,23 +153,24 @@ class Trainer(DefaultTrainer):
         return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())
 
 
-def _coco(name: str, folder: str) -> evaluation.DatasetEvaluator:
-    return evaluation.COCOEvaluator(name, output_dir=folder)
+def _coco(cfg: CfgNode, name: str, folder: str) -> evaluation.DatasetEvaluator:
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+    return evaluation.COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=sigmas)
 
 
-def _sem_seg(name: str, folder: str) -> evaluation.DatasetEvaluator:
+def _sem_seg(_: CfgNode, name: str, folder: str) -> evaluation.DatasetEvaluator:
     return evaluation.SemSegEvaluator(name, output_dir=folder)
 
 
-# Metadata's evaluator_type -> what evaluates such a dataset, from its name and an output folder
+# Metadata's evaluator_type -> what evaluates such a dataset, from a config, its name and a folder
 _EVALUATORS = {
     "coco": [_coco],
     "sem_seg": [_sem_seg],
-    "coco_panoptic_seg": [_sem_seg, _coco, evaluation.COCOPanopticEvaluator],
-    "lvis": [lambda name, folder: evaluation.LVISEvaluator(name, output_dir=folder)],
-    "pascal_voc": [lambda name, folder: evaluation.PascalVOCDetectionEvaluator(name)],
-    "cityscapes_instance": [lambda name, folder: evaluation.CityscapesInstanceEvaluator(name)],
-    "cityscapes_sem_seg": [lambda name, folder: evaluation.CityscapesSemSegEvaluator(name)],
+    "coco_panoptic_seg": [_sem_seg, _coco, lambda _, *of: evaluation.COCOPanopticEvaluator(*of)],
+    "lvis": [lambda _, name, folder: evaluation.LVISEvaluator(name, output_dir=folder)],
+    "pascal_voc": [lambda _, name, __: evaluation.PascalVOCDetectionEvaluator(name)],
+    "cityscapes_instance": [lambda _, name, __: evaluation.CityscapesInstanceEvaluator(name)],
+    "cityscapes_sem_seg": [lambda _, name, __: evaluation.CityscapesSemSegEvaluator(name)],
 }
 
 

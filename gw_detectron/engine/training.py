@@ -59,6 +59,8 @@ def main(args: argparse.Namespace) -> OrderedDict:
     """
     cfg = setup(args)
     with claimed(cfg, args):
+        for dataset in register_datasets(args.dataset) if comm.is_main_process() else ():
+            logger.info(dataset.report)
         if args.eval_only:
             results, model = evaluate(Trainer, cfg, args.resume)
         else:

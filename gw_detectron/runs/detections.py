@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pycocotools.mask as mask_util
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_context
@@ -22,14 +21,9 @@ from tqdm import tqdm
 
 from ..checkpoint import WeightsCheckpointer
 from ..config import choose_device, load_config, predicting_head
-from ..data.coco import (
-    check_object,
-    mistakes_of,
-    read_json,
-    require_files,
-    require_keys,
-    require_registered,
-)
+from ..data.annotations import Ids, Objects
+from ..data.coco import require_files, require_registered
+from ..data.values import mistakes_of, number, read_json, require, require_keys
 from ..engine.trainer import Trainer
 from ..errors import UsageError, building
 from ..files import whole_file
@@ -131,10 +125,6 @@ def load_ground_truth(name: str) -> GroundTruth:
         coco = COCO(path)
     if not coco.anns:
         raise UsageError(f"the dataset {name} has no ground truth: no annotations in {path}")
-    for annotation in coco.anns.values():
-        # All that is counted here is objects of any size, for which neither makes a difference
-        annotation.setdefault("iscrowd", 0)
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
     classes = {id: str(coco.cats[id]["name"]) for id in sorted(coco.cats)}
     return GroundTruth(name, coco, metadata.get("image_root", ""), classes)
 
@@ -234,18 +224,20 @@ def read_results(label: str, file: str, truth: GroundTruth) -> Detections:
     if not isinstance(results, list):
         kind = type(results).__name__
         raise UsageError(f"{file} is not in COCO format: it holds a {kind}, not a list of results")
-    sizes = {id: (image["width"], image["height"]) for id, image in truth.coco.imgs.items()}
+    images, categories = truth.coco.imgs, truth.coco.cats
+    sizes = {id: (image["width"], image["height"]) for id, image in images.items()}
+    ids = Ids([*images.values()], "images"), Ids([*categories.values()], "categories")
+    objects = Objects(*ids, sizes, f"the dataset {truth.name}")
     with mistakes_of(file):
         for position, result in enumerate(results):
             what = f"detection {position}"
             require_keys(result, ("image_id", "category_id", "score"), what)
-            if not result.get("segmentation"):
-                require_keys(result, ("bbox",), what)
-            check_object(result, what, sizes, truth.classes, f"the dataset {truth.name}")
-            if "bbox" not in result:
-                result["bbox"] = mask_util.toBbox(truth.coco.annToRLE(result)).tolist()
-    objects = [*truth.coco.anns.values(), *results]
-    has_masks = bool(results) and all(one.get("segmentation") for one in objects)
+            objects.check(result, what)
+            score = number(result["score"])
+            require(score is not None, f"the score of {what}", result["score"], "a number")
+            result["score"] = score
+    everything = [*truth.coco.anns.values(), *results]
+    has_masks = bool(results) and all(one.get("segmentation") for one in everything)
     with _silence():
         found = truth.coco.loadRes(results) if results else COCO()
     return Detections(label, file, truth, found, has_masks)
