@@ -459,7 +459,7 @@ def _report(
     if len(rows) > 1:
         with_objects = len(set().union(*images.values()))
         rows.append(["all", with_objects, *(sum(of.values()) for of in [*columns.values()][1:])])
-    lines = [tabulate(rows, ["class", *columns])]
+    lines = [f"{len(content['images'])} images", "", tabulate(rows, ["class", *columns]), ""]
     lines += [f"repaired: {count} {what}" for what, count in repairs.items()]
     if without := [names[id] for id in sorted(names) if not objects[id]]:
         more = ", ..." if len(without) > 5 else ""

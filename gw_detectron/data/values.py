@@ -18,7 +18,7 @@ WRITTEN_AS_TEXT = "numbers written as text, taken as numbers"
 def read_json(path: str, what: str = "annotation file") -> Any:
     """Raises UsageError where what should be there can't be read, or is not JSON."""
     try:
-        with open(path, encoding="utf-8") as f:
+        with open(path, encoding="utf-8-sig") as f:
             return json.load(f)
     except OSError as error:
         raise UsageError(f"the {what} {path} can't be read: {error.strerror}") from error

@@ -147,7 +147,6 @@ MISTAKES = {
         "--dataset mine category_id.json data",
         "the category_id of annotation 1 is 0",
     ),
-    "ids given twice": ("--dataset mine id.json data", 'two of its "annotations" have the id 2'),
     "ids of two kinds": ("--dataset mine kinds.json data", "numbers and texts mixed"),
     "a box outside its image": ("--dataset mine outside.json data", "1 of its 2 boxes have no"),
     "a box without area": ("--dataset mine zero_area.json data", "1 of its 2 boxes have no area"),

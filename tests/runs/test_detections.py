@@ -18,6 +18,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from pycocotools.cocoeval import COCOeval
 
+from gw_detectron.data import register_datasets
 from gw_detectron.errors import UsageError
 from gw_detectron.runs import detections
 from gw_detectron.runs.detections import (
@@ -130,12 +131,11 @@ def test_dataset_is_the_one_that_all_runs_have_results_on(tmp_path, test_sets, e
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers a dataset as Detectron2's users do, unchecked."""
+    """Registers a dataset, and returns it as it is evaluated."""
     with forgotten("my_truth"):
 
         def call(dataset):
-            _, json_file, images = write_dataset(tmp_path / "my_truth", dataset)
-            register_coco_instances("my_truth", {}, json_file, images)
+            register_datasets([write_dataset(tmp_path / "my_truth", dataset, "my_truth")])
             return load_ground_truth("my_truth")
 
         yield call
@@ -168,11 +168,15 @@ def test_a_dataset_that_cannot_be_shown_is_one_line(name, message):
 
 
 @pytest.mark.parametrize("annotations", [{}, {"annotations": []}])
-def test_a_test_set_without_annotations_is_one_line(register, annotations):
+def test_a_test_set_without_annotations_is_one_line(annotations, tmp_path):
+    """Detectron2 knows some such."""
     dataset = content()
     del dataset["annotations"]
-    with pytest.raises(UsageError, match="my_truth has no ground truth"):
-        register(dataset | annotations)
+    _, json_file, images = write_dataset(tmp_path / "data", dataset | annotations)
+    with forgotten("my_truth") as name:
+        register_coco_instances(name, {}, json_file, images)
+        with pytest.raises(UsageError, match="my_truth has no ground truth"):
+            load_ground_truth(name)
 
 
 # ---- Results files ---------------------------------------------------------------------------
