@@ -348,6 +348,8 @@ def ap_of_perfect_detections(cfg, model, folder):
             found.pred_keypoints = points.view(len(of_image), -1, 3)
             found.pred_keypoints[..., :2] += 0.5
         evaluator.process([record], [{"instances": found}])
+    of_coco = evaluator._evaluators[0]._coco_api
+    assert [a["area"] for a in of_coco.anns.values()] == [w * h for _, _, (*_, w, h) in OBJECTS]
     return {task: metrics["AP"] for task, metrics in evaluator.evaluate().items()}
 
 
