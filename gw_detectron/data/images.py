@@ -78,7 +78,7 @@ def _check(path: str, record: Mapping[str, Any] | None) -> int:
         unclear = _unclear(image, orientation)
     if unclear:
         raise UsageError(f"the image {path} {unclear}")
-    if record and orientation > 1 and not size_tells:
+    if record is not None and orientation > 1 and not size_tells:
         log_first_n(
             logging.WARNING,
             f"The image {path} has EXIF orientation {orientation}: its annotations are taken as of "

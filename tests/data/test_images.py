@@ -130,11 +130,11 @@ READ = {
 # file -> its content, what is said of it
 REFUSED = {
     "16 bits": (
-        array(GREY * np.uint16(257), "PNG"),
+        array(GREY * np.uint16(257)),
         "holds numbers from 0 to 65535 in Pillow's mode I;16; only whole ones on a scale from 0 to "
         "255 become pixels: scale them and save it with 8 bits",
     ),
-    "16 bits, TIFF": (array(GREY * np.uint16(257)), "holds numbers from 0 to 65535"),
+    "16 bits, PNG": (array(GREY * np.uint16(257), "PNG"), "holds numbers from 0 to 65535"),
     "12 of 16 bits": (array(GREY * np.uint16(16)), "holds numbers from 0 to 4080"),
     "16 bits, big end first": (
         saved(big_endian(GREY * np.uint16(257)), "TIFF"),
@@ -244,11 +244,18 @@ def test_images_are_turned_upright_and_annotations_must_fit(orientation, both_wa
                 reading()
 
 
+@pytest.mark.parametrize(
+    "width, record", [(HEIGHT, {"width": HEIGHT, "height": HEIGHT}), (WIDTH, {})]
+)
 @pytest.mark.parametrize("orientation", TURNS)
-def test_annotations_of_a_square_image_are_taken_as_upright(orientation, tmp_path, warnings):
-    (tmp_path / "image").write_bytes(photograph(orientation, COLORS[:, :HEIGHT], "JPEG"))
+def test_annotations_are_taken_as_upright_where_no_size_tells(
+    orientation, width, record, tmp_path, warnings
+):
+    (tmp_path / "image").write_bytes(photograph(orientation, COLORS[:, :width], "JPEG"))
     path = str(tmp_path / "image")
-    for record in (None, *2 * [{"width": HEIGHT, "height": HEIGHT}]):
+    read(path, "RGB")
+    assert warnings() == []
+    for _ in range(2):
         read(path, "RGB", record)
     expected = f"The image {path} has EXIF orientation {orientation}: its annotations are taken as "
     assert [text[: len(expected)] for text in warnings()] == [expected] * (orientation > 1)
