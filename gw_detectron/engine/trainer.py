@@ -64,7 +64,8 @@ class Trainer(DefaultTrainer):
             optimizer = self.build_optimizer(cfg, model)
         with building("the learning rate's schedule"):
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        with building("what loads the training images"):
+        data = f"the data of DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}"
+        with building("what loads the training images", f"{data} and this config"):
             loader = let_workers_be(self._build_resumable_loader())
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         device_ids = {} if on_gpu else {"device_ids": None}

@@ -228,7 +228,8 @@ def _candidates(cfg: CfgNode, path: str) -> Iterator[tuple[str, np.ndarray]]:
         if records and os.path.isfile(records[0]["file_name"]):
             for record in images.evenly_spread(records, _ATTEMPTS):
                 file = record["file_name"]
-                yield f"{os.path.basename(file)} of {name}", images.read(file, cfg.INPUT.FORMAT)
+                pixels = images.read(file, cfg.INPUT.FORMAT, record)
+                yield f"{os.path.basename(file)} of {name}", pixels
             return
     for seed in range(_ATTEMPTS):
         yield f"drawn image {seed}", draw(seed, 192, 256)

@@ -155,6 +155,10 @@ MISTAKES = {
     "a long box": ("--dataset mine long.json data", "[1, 1, 1, 1, 1, 1, ...]"),
     "a mask of text": ("--dataset mine mask.json data", "segmentation of annotation 1 is 'all'"),
     "what Detectron2 ignores": ("--dataset mine ignore.json data", 'annotation 1 has "ignore"'),
+    "no object": (
+        "--dataset mine crowd.json data",
+        "the training images can't be built from the data of DATASETS.TRAIN mine and this config",
+    ),
     "a lost image": ("--dataset mine lost.json data", "lost.json: 1 of its 2 images"),
     "an empty image": ("--dataset mine empty_image.json data", "data/empty.png can't be read"),
     "an image cut short": ("--dataset mine short_image.json data", "data/short.png can't be read"),
@@ -163,7 +167,7 @@ MISTAKES = {
         "error: the image data/short.png can't be read",
     ),
     "an image of another size": ("--dataset mine size.json data", "fit the image data/big.png"),
-    "an image of 16 bits": ("--dataset mine deep_image.json data", "data/deep.png has more than 8"),
+    "an image of 16 bits": ("--dataset mine deep_image.json data", "data/deep.png holds numbers"),
     # ---- OUTPUT_DIR --------------------------------------------------------------------------
     "no OUTPUT_DIR": ("OUTPUT_DIR ''", "OUTPUT_DIR is empty"),
     "an OUTPUT_DIR that is a file": ("OUTPUT_DIR train.json", "train.json can't be written to"),
@@ -244,6 +248,7 @@ def write_annotations(folder):
         "long": coco(annotations__bbox=[1] * 10**6),
         "mask": coco(annotations__segmentation="all"),
         "ignore": coco(annotations__ignore=1),
+        "crowd": coco("0.png", annotations__iscrowd=1),
         "lost": coco("0.png", "lost.png"),
         "empty_image": coco("0.png", "empty.png"),
         "short_image": coco("0.png", "short.png"),

@@ -143,6 +143,13 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path):
             find_held_out(tiny.config("faster"), model, str(path))
 
 
+def test_an_image_of_another_size_than_its_record_says_is_named(model, picture):
+    record = {"file_name": picture, "width": 1, "height": 1}
+    DatasetCatalog.register(picture, lambda: [record])
+    with pytest.raises(UsageError, match="the annotations do not fit the image"):
+        find_held_out(tiny.config("faster", "DATASETS.TEST", (picture,)), model, "")
+
+
 @pytest.mark.parametrize("size", [(160, 224), (160, 256), (200, 267), (192, 224), (320, 160)])
 def test_the_example_has_neither_side_of_the_held_out_image(size):
     assert not set(example(torch.zeros(3, *size)).shape[1:]) & set(size)
