@@ -41,17 +41,15 @@ def _whole(value: Any) -> int | str | None:
 class Ids:
     """The ids of a list's entries, by which others refer to them; texts of numbers are numbers."""
 
-    def __init__(self, entries: Sequence[dict[str, Any]], name: str):
+    def __init__(self, entries: Sequence[Any], name: str, repairs: Counter[str]):
         """
         Writes the ids into the entries.
 
-        Attributes:
-            repaired: how many were written as texts of numbers.
-
         Raises:
-            UsageError: an id is no whole number or text, or two are the same.
+            UsageError: an entry has no id, it is no whole number or text, or two are the same.
         """
-        self.repaired = 0
+        for position, entry in enumerate(entries):
+            require_keys(entry, ("id",), f'entry {position} of "{name}"')
         found = [_whole(entry["id"]) for entry in entries]
         self._convert = _whole
         if (
@@ -65,7 +63,7 @@ class Ids:
             require(id is not None, what, entry["id"], "a whole number")
             if id in self._known:
                 raise UsageError(f'two of its "{name}" have the id {id!r}')
-            self.repaired += id != entry["id"]
+            repairs[WRITTEN_AS_TEXT] += id != entry["id"]
             self._known.add(id)
             entry["id"] = id
         if len(set(map(type, self._known))) > 1:  # Detectron2 sorts by them
@@ -237,10 +235,13 @@ def check(content: Any, image_dir: str) -> Annotations:
             raise UsageError(f'not in COCO format: it has no list "{name}", or an empty one')
     images, annotations, categories = (content[name] for name in _LISTS)
     repairs: Counter[str] = Counter()
-    names = _check_categories(categories, repairs)
-    sizes, image_ids = _check_images(images, image_dir, repairs)
-    repairs[WRITTEN_AS_TEXT] += image_ids.repaired + names.ids.repaired
-    objects = Objects(image_ids, names.ids, sizes, repairs=repairs)
+    ids = Ids(images, "images", repairs), Ids(categories, "categories", repairs)
+    _check_names(categories, repairs)
+    _check_files(images, image_dir, repairs)
+    _check_sizes(images, image_dir, repairs)
+    names = {category["id"]: category["name"] for category in categories}
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    objects = Objects(*ids, sizes, repairs=repairs)
     lacks: dict[str, str] = {}
     keypoints = keypoints_of(categories, lacks)
     for position, annotation in enumerate(annotations):
@@ -264,59 +265,29 @@ def check(content: Any, image_dir: str) -> Annotations:
     dropped = _drop_empty(content, sizes)
     _number_anew(content["annotations"], repairs)
     repairs = +repairs
-    report = _report(content, names.of, dropped, repairs, lacks)
-    classes = tuple(names.of[id] for id in sorted(names.of))
+    report = _report(content, names, dropped, repairs, lacks)
+    classes = tuple(names[id] for id in sorted(names))
     return Annotations(classes, lacks, keypoints, bool(repairs or dropped), report)
 
 
-@dataclass(frozen=True)
-class _Names:
-    ids: Ids
-    of: dict[Any, str]
-
-
-def _check_categories(categories: list[Any], repairs: Counter[str]) -> _Names:
+def _check_names(categories: list[dict[str, Any]], repairs: Counter[str]) -> None:
     for position, category in enumerate(categories):
         where = f'entry {position} of "categories"'
-        require_keys(category, ("id", "name"), where)
+        require_keys(category, ("name",), where)
         name = category["name"]
         if type(name) in (int, float):
             repairs["category names that are numbers, taken as text"] += 1
             category["name"] = name = str(name)
         is_name = isinstance(name, str) and bool(name.strip())
         require(is_name, f'the "name" of {where}', name, "a text")
-    ids = Ids(categories, "categories")
-    return _Names(ids, {category["id"]: category["name"] for category in categories})
-
-
-def _check_images(
-    images: list[Any], image_dir: str, repairs: Counter[str]
-) -> tuple[dict[Any, tuple[int, int]], Ids]:
-    for position, image in enumerate(images):
-        where = f'entry {position} of "images"'
-        require_keys(image, ("id", "file_name"), where)
-        name = image["file_name"]
-        require(isinstance(name, str) and name != "", f'the "file_name" of {where}', name, "a text")
-    ids = Ids(images, "images")
-    _check_files(images, image_dir, repairs)
-    for position, image in enumerate(images):
-        given = [image.get("width"), image.get("height")]
-        if None in given:
-            repairs["image sizes that are missing, read from the files"] += 1
-            shape = read(os.path.join(image_dir, image["file_name"]), "RGB").shape
-            image["width"], image["height"] = shape[1], shape[0]
-            continue
-        for key, value in zip(("width", "height"), given, strict=True):
-            pixels = number(value)
-            is_size = pixels is not None and pixels > 0 and pixels == int(pixels)
-            what = f'the "{key}" of entry {position} of "images"'
-            require(is_size, what, value, "a number of pixels")
-            repairs[WRITTEN_AS_TEXT] += isinstance(value, str)
-            image[key] = int(pixels)
-    return {image["id"]: (image["width"], image["height"]) for image in images}, ids
 
 
 def _check_files(images: list[Any], image_dir: str, repairs: Counter[str]) -> None:
+    for position, image in enumerate(images):
+        where = f'entry {position} of "images"'
+        require_keys(image, ("file_name",), where)
+        name = image["file_name"]
+        require(isinstance(name, str) and name != "", f'the "file_name" of {where}', name, "a text")
     if not os.path.isdir(image_dir):
         raise UsageError(f"there is no image directory {image_dir}")
     listings: dict[str, set[str]] = {}
@@ -343,6 +314,22 @@ def _check_files(images: list[Any], image_dir: str, repairs: Counter[str]) -> No
             f"{len(missing)} of its {len(images)} images are not in {image_dir}, the first of them "
             f"{missing[0]!r}"
         )
+
+
+def _check_sizes(images: list[Any], image_dir: str, repairs: Counter[str]) -> None:
+    for position, image in enumerate(images):
+        if image.get("width") is None or image.get("height") is None:
+            repairs["image sizes that are missing, read from the files"] += 1
+            pixels = read(os.path.join(image_dir, image["file_name"]), "RGB")
+            image["height"], image["width"] = pixels.shape[:2]
+            continue
+        for key in ("width", "height"):
+            size = number(image[key])
+            is_size = size is not None and size > 0 and size == int(size)
+            what = f'the "{key}" of entry {position} of "images"'
+            require(is_size, what, image[key], "a number of pixels")
+            repairs[WRITTEN_AS_TEXT] += size != image[key]
+            image[key] = int(size)
 
 
 def _check_crowd(annotation: dict[str, Any], what: str, repairs: Counter[str]) -> None:
@@ -460,7 +447,7 @@ def _report(
         with_objects = len(set().union(*images.values()))
         rows.append(["all", with_objects, *(sum(of.values()) for of in [*columns.values()][1:])])
     lines = [f"{len(content['images'])} images", "", tabulate(rows, ["class", *columns]), ""]
-    lines += [f"repaired: {count} {what}" for what, count in repairs.items()]
+    lines += [f"repaired: {what} ({count} times)" for what, count in repairs.items()]
     if without := [names[id] for id in sorted(names) if not objects[id]]:
         more = ", ..." if len(without) > 5 else ""
         lines.append(f"no object of {', '.join(without[:5])}{more}")

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -224,9 +225,11 @@ def read_results(label: str, file: str, truth: GroundTruth) -> Detections:
     if not isinstance(results, list):
         kind = type(results).__name__
         raise UsageError(f"{file} is not in COCO format: it holds a {kind}, not a list of results")
-    images, categories = truth.coco.imgs, truth.coco.cats
-    sizes = {id: (image["width"], image["height"]) for id, image in images.items()}
-    ids = Ids([*images.values()], "images"), Ids([*categories.values()], "categories")
+    sizes = {id: (image["width"], image["height"]) for id, image in truth.coco.imgs.items()}
+    ids = [
+        Ids([*entries.values()], name, Counter())
+        for name, entries in (("images", truth.coco.imgs), ("categories", truth.coco.cats))
+    ]
     objects = Objects(*ids, sizes, f"the dataset {truth.name}")
     with mistakes_of(file):
         for position, result in enumerate(results):

@@ -179,9 +179,9 @@ def test_the_report_has_a_row_a_class_and_counts_what_was_repaired(write):
         ["all", "2", "103", "1", "1"],
     ]
     assert set(rows[6:]) == {
-        "repaired: 1 numbers written as text, taken as numbers",
-        "repaired: 1 areas that are missing or no such thing, computed",
-        "repaired: 104 annotations with new ids, since one was 0, shared, or no whole number",
+        "repaired: numbers written as text, taken as numbers (1 times)",
+        "repaired: areas that are missing or no such thing, computed (1 times)",
+        "repaired: annotations with new ids, since one was 0, shared, or no whole number (104 times)",
         "no object of dog, cow",
     }
 

@@ -109,7 +109,7 @@ def test_a_repaired_file_is_trained_on_and_evaluated_and_reported(head, own_data
     objects = len(json.loads(Path(data[2]).read_text(encoding="utf-8-sig"))["annotations"])
     for line in (
         f"{data[1]}, {data[2]}: 8 images",
-        f"repaired: {objects} iscrowd that is missing, taken as 0",
-        f"repaired: {objects} areas that are missing or no such thing, computed",
+        f"repaired: iscrowd that is missing, taken as 0 ({objects} times)",
+        f"repaired: areas that are missing or no such thing, computed ({objects} times)",
     ):
         assert log.count(line) == 1
