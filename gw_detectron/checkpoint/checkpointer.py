@@ -19,7 +19,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..config import predicting_head
+from ..config import differences, predicting_head
 from ..errors import UsageError
 from .facts import KEY, class_rows, describe, facts
 
@@ -170,12 +170,10 @@ class WeightsCheckpointer(DetectionCheckpointer):
                 f"{len(unfit)} such weights; take a checkpoint of the whole trained model, as "
                 "model_final.pth, with its own config"
             )
-        for fact, key in {"norm": "MODEL.RESNETS.NORM", "input_format": "INPUT.FORMAT"}.items():
-            theirs, ours = self.stored.get(fact), self._facts.get(fact)
-            if None not in (theirs, ours) and theirs != ours:
-                logger.warning(
-                    f"{self._file} was trained with {key} {theirs}, and here it is {ours}"
-                )
+        if self.stored and self._facts:
+            theirs, ours = differences([_settings(self.stored), _settings(self._facts)])
+            if theirs:
+                logger.warning(f"{self._file} was trained with {theirs}, and here is {ours}")
 
     def _tell_what_begins_anew(self, unfit: dict[str, str]) -> None:
         layers = list(dict.fromkeys(name.rpartition(".")[0] for name in unfit))
@@ -255,6 +253,11 @@ def _errors_in_one_line(path: str | os.PathLike) -> Iterator[None]:
                 "can be trusted, save the model's state_dict() alone and use that"
             )
         raise UsageError(f"{path} {reason}") from error
+
+
+def _settings(facts: dict[str, Any]) -> dict[str, Any]:
+    """By the keys of the config."""
+    return {"MODEL.RESNETS.NORM": facts.get("norm"), "INPUT.FORMAT": facts.get("input_format")}
 
 
 def _conversion(path: str) -> str:
