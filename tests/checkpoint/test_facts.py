@@ -1,13 +1,13 @@
 """A checkpoint's classes against those of the model that it is loaded into."""
 
-import logging
+import functools
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from gw_detectron.checkpoint import WeightsCheckpointer
+from gw_detectron.checkpoint import WeightsCheckpointer, checkpointer
 from gw_detectron.checkpoint.facts import describe
 from gw_detectron.engine.checkpointer import Checkpointer
 from gw_detectron.errors import UsageError
@@ -58,24 +58,14 @@ def found_by_name(model, classes):
     return {name: rows[found.pred_classes == i] for i, name in enumerate(classes)}
 
 
-def messages(logger):
-    """What the package logs while a test runs; Detectron2 may have cut it off from the root."""
-    lines = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append((record.levelname, record.getMessage()))
-    logger.addHandler(handler)
-    return lines, handler
-
-
 @pytest.fixture
-def logged():
-    logger = logging.getLogger("detectron2.gw")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    lines, handler = messages(logger)
-    yield lines
-    logger.removeHandler(handler)
-    logger.setLevel(level)
+def logged(monkeypatch):
+    """(level, message) of each line that is logged."""
+    lines = []
+    for level in ("info", "warning"):
+        log = functools.partial(lambda level, text: lines.append((level, text)), level)
+        monkeypatch.setattr(checkpointer.logger, level, log)
+    return lines
 
 
 @pytest.mark.parametrize(
@@ -127,11 +117,10 @@ def test_whole_weights_of_other_classes_are_refused(classes, named, tmp_path):
 def test_an_order_that_the_heads_do_not_show_is_refused(tmp_path):
     """Of a head that is not Detectron2's, nobody knows which rows are classes."""
     save(config("faster", CLASSES), tmp_path, nn.Linear(8, 3))
-    checkpointer = WeightsCheckpointer(
-        nn.Linear(8, 3), cfg=config("faster", ANOTHER_ORDER), whole=True
-    )
+    cfg = config("faster", ANOTHER_ORDER)
+    loader = WeightsCheckpointer(nn.Linear(8, 3), cfg=cfg, whole=True)
     with pytest.raises(UsageError, match="was trained on 3 classes"):
-        checkpointer.load(str(tmp_path / "m.pth"))
+        loader.load(str(tmp_path / "m.pth"))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +138,7 @@ def test_fine_tuning_to_other_classes_says_what_begins_anew(classes, said, tmp_p
     model = load(path, config("faster", classes), whole=False)
     ((level, line),) = logged
     said = said.format("roi_heads.box_predictor")
-    assert level == "INFO" and line.endswith(f"({', '.join(classes)}): {said}")
+    assert level == "info" and line.endswith(f"({', '.join(classes)}): {said}")
     expected = trained(config("faster", CLASSES)).state_dict()["roi_heads.box_head.fc1.weight"]
     assert torch.equal(model.roi_heads.box_head.fc1.weight, expected)
 
@@ -190,7 +179,7 @@ def test_another_norm_or_input_is_a_warning_of_whole_loads(whole, tmp_path, logg
         f"{path} was trained with MODEL.RESNETS.NORM {tiny.GW}, INPUT.FORMAT RGB, and here is "
         f"MODEL.RESNETS.NORM {opts[1]}, INPUT.FORMAT BGR"
     )
-    assert logged == [("WARNING", line)] * whole
+    assert logged == [("warning", line)] * whole
 
 
 def test_a_long_list_of_classes_begins_with_those_that_the_other_lacks():

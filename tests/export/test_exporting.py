@@ -60,6 +60,28 @@ def test_weights_that_are_not_all_there_are_a_line(arguments, tmp_path, spoilt, 
         load_model(cfg)
 
 
+def test_a_checkpoints_classes_are_the_exports_or_those_of_the_data(arguments, tmp_path):
+    config, (_, weights) = arguments
+    opts = ["MODEL.WEIGHTS", str(tmp_path / "m.pth")]
+
+    def load(classes, datasets):
+        facts = {"gw_detectron": {"classes": classes}}
+        torch.save(torch.load(weights) | facts, tmp_path / "m.pth")
+        cfg = setup(config, [*opts, "DATASETS.TEST", datasets])
+        model, stored = load_model(cfg)
+        return model.roi_heads.box_predictor.cls_score.weight, class_names(cfg, 6, stored)
+
+    names = MetadataCatalog.get("gw_shapes_val").thing_classes
+    for datasets, expected in ((("nobody_knows_it",), names[::-1]), (("gw_shapes_val",), names)):
+        rows, found = load(names[::-1], datasets)
+        assert found == expected
+        saved = torch.load(weights)["model"]["roi_heads.box_predictor.cls_score.weight"]
+        for name, row in zip(found, rows, strict=False):
+            assert torch.equal(row, saved[names[::-1].index(name)])
+    with pytest.raises(UsageError, match=r"trained on 2 classes \(cat, dog\), and here are 6"):
+        load(["cat", "dog"], ("gw_shapes_val",))
+
+
 def test_a_config_that_makes_no_model_is_a_line(arguments):
     cfg = setup(arguments[0], [*arguments[1], "MODEL.RESNETS.DEPTH", "42"])
     with pytest.raises(UsageError, match="the model can't be built from this config: KeyError: 42"):
@@ -93,6 +115,7 @@ def test_class_names_are_those_of_a_known_dataset_with_as_many(tmp_path):
     cfg = tiny.config("faster", "DATASETS.TRAIN", ("not_known_here", f"{name}_train"))
     assert class_names(cfg, 6) == MetadataCatalog.get(f"{name}_train").thing_classes
     assert class_names(cfg, 7) is None
+    assert class_names(cfg, 7, list("abcdefg")) == list("abcdefg")
     assert "not_known_here" not in MetadataCatalog
 
 
