@@ -75,8 +75,8 @@ def adapt_config(
     eval_only: bool = False,
 ) -> None:
     """
-    Sets, in place, the numbers of classes that neither the config file nor the overrides state,
-    and checks that the config and the datasets fit together.
+    Sets, in place, the numbers of classes that neither the config file nor the overrides state and
+    the names of the classes, and checks that the config and the datasets fit together.
 
     Args:
         cfg: not yet frozen.
@@ -93,6 +93,9 @@ def adapt_config(
     test_names = tuple(cfg.DATASETS.TEST)
     for name in train_names + test_names:
         require_registered(name)
+    for name in (train_names + test_names)[:1]:
+        if classes := MetadataCatalog.get(name).get("thing_classes"):
+            cfg.MODEL.GW.CLASSES = tuple(map(str, classes))
     if not datasets:
         return
 

@@ -19,7 +19,12 @@ from ..files import locked, remove_unfinished
 from .processes import checked_by_main_process
 
 # Keys of MODEL that are no part of it
-_BESIDE_THE_MODEL = ("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.GW.DIAGNOSTICS_PERIOD")
+_BESIDE_THE_MODEL = (
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "MODEL.GW.CLASSES",  # their order may change; the checkpoint has the names, too
+    "MODEL.GW.DIAGNOSTICS_PERIOD",
+)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,6 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from ..checkpoint import WeightsCheckpointer
 from ..data.images import ImageMapper
 from ..errors import UsageError, building
 from ..norms.diagnostics_hook import NormDiagnosticsHook
@@ -46,12 +45,7 @@ class Trainer(DefaultTrainer):
     every kind of dataset Detectron2 has an evaluator for. Unless SEED is negative, a run that is
     resumed ends with the weights of one that was never stopped, on the CPU bit for bit;
     TEST.PRECISE_BN's images alone begin anew.
-
-    Attributes:
-        weights_checkpointer: the class of what loads weights to be evaluated.
     """
-
-    weights_checkpointer = WeightsCheckpointer
 
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's constructor, with what it takes no argument for: the loader's seed,
@@ -74,7 +68,9 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loop = AMPTrainer if on_gpu else CPUAMPTrainer
         self._trainer = loop(model, loader, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, cfg=cfg, trainer=weakref.proxy(self)
+        )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -104,6 +100,16 @@ class Trainer(DefaultTrainer):
             logger.info(
                 "The order of the images begins anew: SEED is negative, or the loader one's own"
             )
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        # The optimizer's momentum goes to the classes to which the weights have gone
+        parameters = dict(self.checkpointer.model.named_parameters())
+        for name, rows in self.checkpointer.class_rows.items():
+            of_parameter = self.optimizer.state.get(parameters.get(name), {})
+            for key, value in of_parameter.items():
+                if torch.is_tensor(value) and value.shape == parameters[name].shape:
+                    of_parameter[key] = value[rows]
 
     def run_step(self) -> None:
         if self.cfg.SEED >= 0:

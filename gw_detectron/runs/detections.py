@@ -257,10 +257,11 @@ def _run_model(run: Run, truth: GroundTruth, label: str, trust: bool) -> list[di
         raise UsageError(
             f"{run.path} detects {num_classes} classes, and the dataset {truth.name} has {len(ids)}"
         )
+    cfg.MODEL.GW.CLASSES = tuple(truth.classes.values())
     choose_device(cfg)
     with building(f"the model of {label}"):
         model = Trainer.build_model(cfg)
-    WeightsCheckpointer(model).load(run.weights)
+    WeightsCheckpointer(model, cfg=cfg, whole=True).load(run.weights)
     results = []
     with inference_context(model):
         loader = Trainer.build_test_loader(cfg, truth.name)

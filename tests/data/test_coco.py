@@ -303,9 +303,24 @@ def test_an_evaluation_does_not_look_at_the_training_data(write, train):
 
 def test_a_config_without_own_data_is_left_as_it_is():
     cfg = _config(train=("coco_2017_train",), test=("lvis_v1_val",))
-    before = cfg.dump()
+    before = cfg.clone()
     adapt_config(cfg, [])
-    assert cfg.dump() == before
+    before.MODEL.GW.CLASSES = cfg.MODEL.GW.CLASSES
+    assert cfg == before
+
+
+def test_the_config_gets_the_names_of_its_first_datasets_classes(write):
+    datasets = register_datasets([write(_content())])
+    adapt_config(cfg := _config(), datasets)
+    assert cfg.MODEL.GW.CLASSES == ("dog", "cat")
+    cfg = _config(train=("coco_2017_train",), test=("mine",))
+    adapt_config(cfg, [], eval_only=True)
+    assert cfg.MODEL.GW.CLASSES == ("dog", "cat")
+    adapt_config(cfg, [])
+    assert cfg.MODEL.GW.CLASSES[:2] == ("person", "bicycle")
+    cfg.DATASETS.TRAIN = ("ade20k_sem_seg_train",)  # it has no classes of things
+    adapt_config(cfg, [])
+    assert cfg.MODEL.GW.CLASSES[:2] == ("person", "bicycle")
 
 
 def test_a_mask_head_alone_needs_masks(write):

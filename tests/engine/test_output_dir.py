@@ -74,6 +74,7 @@ def test_the_last_checkpoint_has_to_be_there(run_there):
         {},
         {"SOLVER__MAX_ITER": 5, "SOLVER__BASE_LR": 0.1, "SOLVER__IMS_PER_BATCH": 4},
         {"MODEL__DEVICE": "cpu", "MODEL__WEIGHTS": "other.pth", "TEST__EVAL_PERIOD": 7},
+        {"MODEL__GW__CLASSES": "('cat', 'dog')"},
         {"MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.5, "DATASETS__TEST": "('b',)"},
     ],
 )

@@ -256,6 +256,13 @@ def write_trained_run(folder, **overrides):
     return run
 
 
+def say_classes(run, *classes):
+    """Has the run's weights say that they are of these classes, in this order."""
+    checkpoint = torch.load(f"{run}/model_final.pth") | {"gw_detectron": {"classes": [*classes]}}
+    torch.save(checkpoint, f"{run}/model_final.pth")
+    return run
+
+
 def find(tmp_path, *texts):
     return find_detections(find_sources(texts), load_ground_truth("pets"), str(tmp_path))
 
@@ -308,6 +315,25 @@ def test_a_model_of_other_classes_is_a_mistake(pets, tmp_path, overrides, messag
     run = write_run(tmp_path / "run", **(TINY | overrides))
     (tmp_path / "run" / "model_final.pth").touch()
     with pytest.raises(UsageError, match=message):
+        find(tmp_path, run)
+
+
+def test_classes_are_the_models_own_and_not_those_of_their_numbers(pets, tmp_path):
+    in_order, exchanged = (
+        find(tmp_path, say_classes(write_trained_run(tmp_path / "-".join(names)), *names))[0]
+        for names in (("dog", "cat"), ("cat", "dog"))
+    )
+    other = {DOG: CAT, CAT: DOG}
+    assert {found["category_id"] for found in in_order.found.anns.values()} == {DOG, CAT}
+    for id, found in in_order.found.anns.items():
+        there = exchanged.found.anns[id]
+        assert there["category_id"] == other[found["category_id"]]
+        assert there["bbox"] == pytest.approx(found["bbox"], abs=1e-3)
+
+
+def test_a_model_of_classes_with_other_names_is_a_mistake(pets, tmp_path):
+    run = say_classes(write_trained_run(tmp_path / "run"), "dog", "fish")
+    with pytest.raises(UsageError, match=r"2 classes \(dog, fish\), and here .* \(dog, cat\)"):
         find(tmp_path, run)
 
 
