@@ -414,7 +414,7 @@ def _number_anew(annotations: list[Any], repairs: Counter[str]) -> None:
     are_right = {int}.issuperset(map(type, ids)) and len(set(ids)) == len(ids)
     if are_right and (not ids or (min(ids) > 0 and max(ids) < 2**53)):
         return
-    repairs["annotations with new ids, since one was 0, shared, or no whole number"] += len(ids)
+    repairs["annotation ids, new since one was 0, shared or not whole"] += len(ids)
     for id, annotation in enumerate(annotations, 1):
         annotation["id"] = id
 

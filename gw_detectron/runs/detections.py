@@ -204,7 +204,7 @@ def find_detections(
     """
     detections = []
     for label, source in sources.items():
-        file = source.results_file(truth.name) if isinstance(source, Run) else source
+        file = _results_file(source, truth) if isinstance(source, Run) else source
         if not file:
             file = os.path.join(output, f"{label.replace(os.sep, '-')}.json")
             results = _run_model(source, truth, label, trust)
@@ -212,6 +212,13 @@ def find_detections(
                 json.dump(results, f)
         detections.append(read_results(label, file, truth))
     return detections
+
+
+def _results_file(run: Run, truth: GroundTruth) -> str | None:
+    """None as well where the run's categories came in another order, and had other ids perhaps."""
+    classes = [*truth.classes.values()]
+    has_these = [*(run.config.get("MODEL.GW.CLASSES") or classes)] == classes
+    return run.results_file(truth.name) if has_these else None
 
 
 def read_results(label: str, file: str, truth: GroundTruth) -> Detections:

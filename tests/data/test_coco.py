@@ -181,7 +181,7 @@ def test_the_report_has_a_row_a_class_and_counts_what_was_repaired(write):
     assert set(rows[6:]) == {
         "repaired: numbers written as text, taken as numbers (1 times)",
         "repaired: areas that are missing or no such thing, computed (1 times)",
-        "repaired: annotations with new ids, since one was 0, shared, or no whole number (104 times)",
+        "repaired: annotation ids, new since one was 0, shared or not whole (104 times)",
         "no object of dog, cow",
     }
 

@@ -304,6 +304,15 @@ def test_results_on_another_of_the_test_sets_are_not_taken(pets, tmp_path):
         find(tmp_path, run)
 
 
+def test_results_by_categories_in_another_order_are_not_taken(pets, tmp_path):
+    for classes in (["dog", "cat"], []):
+        run = write_tested_run(tmp_path / f"run {classes}", perfect(), MODEL__GW__CLASSES=classes)
+        assert find(tmp_path, run)[0].file.startswith(run)
+    run = write_tested_run(tmp_path / "run", perfect(), MODEL__GW__CLASSES=["cat", "dog"])
+    with pytest.raises(UsageError, match="neither results on pets nor .*model_final.pth"):
+        find(tmp_path, run)
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
