@@ -437,8 +437,8 @@ def _report(
         images[annotation["category_id"]].add(annotation["image_id"])
     if not objects:
         crowds = f": all {crowd.total()} are crowd regions (iscrowd 1)" if crowd else ""
-        lacks["training"] = f"has no object to train on{crowds}"
-        lacks["evaluation"] = f"has no object to evaluate on{crowds}"
+        lacks["training"] = f"there is no object to train on{crowds}"
+        lacks["evaluation"] = f"there is no object to evaluate on{crowds}"
     columns = {"images": {id: len(of) for id, of in images.items()}, "objects": objects}
     columns |= {"crowd": crowd} if crowd else {}
     columns |= {"no area, left out": dropped} if dropped else {}

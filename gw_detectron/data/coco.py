@@ -230,7 +230,7 @@ def _require_complete(cfg: CfgNode, dataset: CocoDataset, trains: bool, tests: b
     points = dataset.annotations.keypoints
     lacks = dict(dataset.annotations.lacks)
     if points and points.one_sided:
-        lacks["flip"] = f"has the keypoint {points.one_sided} and none for its other side"
+        lacks["flip"] = f"there is a keypoint {points.one_sided} and none of the other side"
     needed = {
         "training": (trains, ""),
         "evaluation": (tests, ""),

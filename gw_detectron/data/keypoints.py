@@ -70,7 +70,7 @@ def keypoints_of(categories: Sequence[dict[str, Any]], lacks: dict[str, str]) ->
     Those of the categories that have "keypoints", the names; None, and a note in lacks, where none
     has, or several have others.
     """
-    lacks["labelled keypoints"] = "has no object with a labelled keypoint"
+    lacks["labelled keypoints"] = "no object has a labelled keypoint"
     found = {}
     for category in categories:
         names = category.get("keypoints")

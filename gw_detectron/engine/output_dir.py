@@ -19,12 +19,7 @@ from ..files import locked, remove_unfinished
 from .processes import checked_by_main_process
 
 # Keys of MODEL that are no part of it
-_BESIDE_THE_MODEL = (
-    "MODEL.DEVICE",
-    "MODEL.WEIGHTS",
-    "MODEL.GW.CLASSES",  # their order may change; the checkpoint has the names, too
-    "MODEL.GW.DIAGNOSTICS_PERIOD",
-)
+_BESIDE_THE_MODEL = ("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.GW.DIAGNOSTICS_PERIOD")
 
 
 @contextlib.contextmanager
@@ -140,6 +135,9 @@ def _require_same_run(cfg: CfgNode, eval_only: bool) -> None:
     there, here = flatten(config), flatten(yaml.safe_load(cfg.dump()))
     keys = [k for k in there.keys() & here.keys() if _tells_runs_apart(k, eval_only)]
     there, here = ({k: c[k] for k in sorted(keys)} for c in (there, here))
+    for config in (there, here):  # weights are matched by their names, whatever their order
+        if "MODEL.GW.CLASSES" in config:
+            config["MODEL.GW.CLASSES"] = sorted(config["MODEL.GW.CLASSES"])
     if there != here:
         theirs, ours = differences([there, here])
         raise UsageError(

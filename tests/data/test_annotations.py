@@ -238,16 +238,16 @@ WHOLE_FILES = {
     "no area and no iscrowd": (
         lambda c: [(a.pop("area"), a.pop("iscrowd")) for a in c["annotations"]], RIGHT),
     "all are crowds": (every("iscrowd", lambda a: 1), {
-        "train": "has no object to train on: all 3 are crowd regions (iscrowd 1)",
-        "val": "has no object to evaluate on: all 3 are crowd regions (iscrowd 1)"}),
+        "train": "there is no object to train on: all 3 are crowd regions (iscrowd 1)",
+        "val": "there is no object to evaluate on: all 3 are crowd regions (iscrowd 1)"}),
     "no keypoints": (every("keypoints", lambda a: []), {
-        "keypoint": "has no object with a labelled keypoint"}),
+        "keypoint": "no object has a labelled keypoint"}),
     "no names of keypoints": (
         lambda c: [one.pop("keypoints") for one in c["categories"]],
         {"keypoint": 'no category has "keypoints", their names'}),
     "a keypoint of one side": (
         lambda c: [one.update(keypoints=["nose", "left_ear", "tail"]) for one in c["categories"]],
-        {"keypoint train": "the keypoint left_ear and none for its other side"}),
+        {"keypoint train": "a keypoint left_ear and none of the other side"}),
     "boxes are two corners": (
         swapped(lambda x, y, w, h: [x + 12, y + 6, x + w + 6, y + h + 6]), "two corners"),
     "boxes are fractions": (

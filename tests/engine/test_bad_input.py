@@ -71,7 +71,10 @@ MISTAKES = {
     "a seed beyond NumPy's": ("SEED 4294967296", "SEED 4294967296"),
     "an unknown device": ("MODEL.DEVICE gpu", "MODEL.DEVICE gpu"),
     "less than no workers": ("DATALOADER.NUM_WORKERS -1", "num_workers"),
-    "an unknown sampler": ("DATALOADER.SAMPLER_TRAIN Sampler", "Unknown training sampler"),
+    "an unknown sampler": (
+        "DATALOADER.SAMPLER_TRAIN Sampler",
+        "can't be built from the data of DATASETS.TRAIN mine and this config: ValueError: Unknown",
+    ),
     "no image size": ("INPUT.MIN_SIZE_TRAIN ()", "INPUT.MIN_SIZE_TRAIN is empty"),
     "a negative image size": ("INPUT.MIN_SIZE_TRAIN (64,-5)", "INPUT.MIN_SIZE_TRAIN (64, -5)"),
     "an unknown image format": ("INPUT.FORMAT RBG", "INPUT.FORMAT RBG is not known"),
@@ -155,9 +158,9 @@ MISTAKES = {
     "a long box": ("--dataset mine long.json data", "[1, 1, 1, 1, 1, 1, ...]"),
     "a mask of text": ("--dataset mine mask.json data", "segmentation of annotation 1 is 'all'"),
     "what Detectron2 ignores": ("--dataset mine ignore.json data", 'annotation 1 has "ignore"'),
-    "no object": (
+    "crowds alone": (
         "--dataset mine crowd.json data",
-        "the training images can't be built from the data of DATASETS.TRAIN mine and this config",
+        "the dataset mine: there is no object to train on: all 1 are crowd regions (iscrowd 1)",
     ),
     "a lost image": ("--dataset mine lost.json data", "lost.json: 1 of its 2 images"),
     "an empty image": ("--dataset mine empty_image.json data", "data/empty.png can't be read"),

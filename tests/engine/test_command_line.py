@@ -102,6 +102,7 @@ def test_a_repaired_file_is_trained_on_and_evaluated_and_reported(head, own_data
         data[place] = str(tmp_path / f"{place}.json")
         Path(data[place]).write_text(json.dumps(content), encoding="utf-8-sig")
     opts = [head, "True", "SOLVER.MAX_ITER", "1", "TEST.KEYPOINT_OKS_SIGMAS", "(0.05, 0.05)"]
+    opts += ["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(8,)"]
     output = tmp_path / "output"
     results = engine.main(arguments(data, output, opts=opts))
     assert {"MODEL.MASK_ON": "segm", "MODEL.KEYPOINT_ON": "keypoints"}[head] in results
