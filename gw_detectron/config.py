@@ -34,6 +34,9 @@ def add_gw_config(cfg: CfgNode) -> None:
     # and after each norm goes to metrics.json and TensorBoard; 0 = never. Elsewhere the same is
     # done by gw_detectron.norms.diagnostics_hook.NormDiagnosticsHook
     cfg.MODEL.GW.DIAGNOSTICS_PERIOD = 0
+    # The names of the classes that the model detects, in the order of their numbers. train_net.py
+    # sets it from the data, and a run's config.yaml has it
+    cfg.MODEL.GW.CLASSES = ()
 
 
 add_gw_config(_C)

@@ -28,9 +28,9 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def building(what: str) -> Iterator[None]:
+def building(what: str, source: str = "this config") -> Iterator[None]:
     """
-    Around what makes `what` of a config, with values that Detectron2 alone can judge.
+    Around what makes `what` of `source`, with values that Detectron2 alone can judge.
 
     Raises:
         UsageError: it can't be made; the line names the place that found out.
@@ -39,10 +39,10 @@ def building(what: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:  # of whatever the config's values have made impossible
+    except Exception as error:  # of whatever the values have made impossible
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(
-            f"{what} can't be built from this config: {one_line(error)} "
+            f"{what} can't be built from {source}: {one_line(error)} "
             f"({place.name} in {Path(place.filename).name}, line {place.lineno})"
         ) from error
 

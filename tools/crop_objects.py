@@ -43,7 +43,8 @@ def main(args: argparse.Namespace) -> None:
     from gw_detectron.errors import UsageError
     from gw_detectron.files import whole_folder
 
-    register_datasets(args.dataset)
+    for dataset in register_datasets(args.dataset):
+        print(dataset.report)
     try:
         with whole_folder(args.output) as folder:
             for split, names in (("train", args.train), ("val", args.val)):

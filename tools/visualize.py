@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import sys
 
 from arguments import add_dataset, add_trust, run_tool, tool_parser
 
@@ -65,6 +66,8 @@ def main(args: argparse.Namespace) -> None:
 
     sources = find_sources(args.runs, args.trust_config)
     datasets = register_datasets(args.dataset)
+    for dataset in datasets:
+        print(dataset.report, file=sys.stderr)
     name = args.on or (datasets[0].name if len(datasets) == 1 else common_dataset(sources))
     truth = load_ground_truth(name)
     make_folder(args.output, "--output")

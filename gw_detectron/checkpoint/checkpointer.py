@@ -2,20 +2,28 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import pickle
 import re
 import reprlib
+import shlex
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import Tensor
+from detectron2.config import CfgNode
+from torch import Tensor, nn
 
+from ..config import differences, predicting_head
 from ..errors import UsageError
+from .facts import KEY, class_rows, describe, facts
+
+logger = logging.getLogger("detectron2.gw")
 
 # What the arrays of Detectron2's model zoo are pickled as
 _OF_ARRAYS = {
@@ -38,11 +46,40 @@ class WeightsCheckpointer(DetectionCheckpointer):
     """
     DetectionCheckpointer that never runs code which a file brings along, and refuses weights of
     which nothing fits the model, or only a part the backbone: Detectron2 would train the rest from
-    scratch.
+    scratch. It reads .safetensors, too.
 
-    load raises :class:`UsageError` on all of these, and on a file that cannot be had, that is cut
-    short or damaged, or that holds no weights.
+    The weights of a file that says its classes go to the same classes of the model, whatever the
+    order of either.
+
+    load raises :class:`UsageError` on all that is refused, and on a file that cannot be had, that
+    is cut short or damaged, or that holds no weights.
+
+    Attributes:
+        whole: whether files are refused that lack a weight of the model, or are of other classes.
+        stored: the :func:`facts` in the file that was loaded last; {} where it has none.
+        class_rows: see :func:`class_rows`; {} where that file had the classes in the model's order.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        cfg: CfgNode | None = None,
+        whole: bool = False,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            cfg: of the model; None for a model without classes.
+            kwargs: of DetectionCheckpointer.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.whole = whole
+        self.stored: dict[str, Any] = {}
+        self.class_rows: dict[str, Tensor] = {}
+        self._facts = facts(cfg) if cfg else {}
+        self._num_classes = cfg.MODEL[predicting_head(cfg)].NUM_CLASSES if cfg else 0
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
@@ -60,25 +97,50 @@ class WeightsCheckpointer(DetectionCheckpointer):
             elif filename.endswith(".pyth"):
                 load_values(filename)
             checkpoint = super()._load_file(filename)
-        _require_weights(checkpoint["model"], filename)
+            self.stored = dict(checkpoint.get(KEY, {}))
+        _require_weights(checkpoint["model"], filename, _conversion(filename))
         self._file, self._first_name = filename, next(iter(checkpoint["model"]))
         return checkpoint
 
     def _torch_load(self, filename: str) -> Any:
         return load_values(filename)
 
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        theirs, ours = self.stored.get("classes"), self._facts.get("classes")
+        self.class_rows, self._others = {}, ""
+        if theirs and ours and theirs != ours:
+            if sorted(theirs) == sorted(ours) and len({*ours}) == self._num_classes:
+                self.class_rows = class_rows(self.model, [theirs.index(name) for name in ours])
+            if not self.class_rows:
+                self._others = f"{self._file} was trained on {describe(theirs, ours)}, and here "
+                self._others += f"are {describe(ours, theirs)}"
+        if self._others and self.whole:
+            raise UsageError(
+                f"{self._others}: take the data that it was trained on, or weights that were "
+                "trained on this data"
+            )
+        if self.class_rows:
+            logger.info(
+                f"The classes of {self._file} are matched by name: here they are in another order"
+            )
+        state = checkpoint["model"]
+        for name, rows in self.class_rows.items():
+            if name in state and len(state[name]) == len(rows):
+                state[name] = state[name][rows]
+        return super()._load_model(checkpoint)
+
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         unfit = {
             name: f"is {theirs} in the file and {ours} in the model"
             for name, theirs, ours in incompatible.incorrect_shapes
         }
-        missing = set(incompatible.missing_keys) - unfit.keys()
+        missing = [name for name in incompatible.missing_keys if name not in unfit]
         unfit |= dict.fromkeys(missing, "is not in the file")
         parameters = {name for name, _ in self.model.named_parameters()}
-        if parameters and parameters <= missing:
+        if parameters and parameters.issubset(missing):
             raise UsageError(
                 f"{self._file} has nothing of this model: its names are like {self._first_name}, "
-                f"the model's like {min(parameters)}"
+                f"the model's like {min(parameters)}{_conversion(self._file)}"
             )
         stages = {n: f[1] for n in self.model.state_dict() if (f := _CONVOLUTION.search(n))}
         wrong = [f"{name} {unfit[name]}" for name in stages if name in unfit]
@@ -91,13 +153,40 @@ class WeightsCheckpointer(DetectionCheckpointer):
             raise UsageError(
                 f"{self._file} does not fit the backbone: {wrong[0]}, the first of {len(wrong)} "
                 "such convolutions; is it of another MODEL.RESNETS.DEPTH?"
+                f"{_conversion(self._file)}"
             )
+        # Of BN alone, which does without it
+        unfit = {n: text for n, text in unfit.items() if not n.endswith(".num_batches_tracked")}
+        if self.whole:
+            self._require_whole(unfit)
+        elif self._others:
+            self._tell_what_begins_anew(unfit)
         super()._log_incompatible_keys(incompatible)
+
+    def _require_whole(self, unfit: dict[str, str]) -> None:
+        for name, problem in unfit.items():
+            raise UsageError(
+                f"{self._file} does not have this whole model: {name} {problem}, the first of "
+                f"{len(unfit)} such weights; take a checkpoint of the whole trained model, as "
+                "model_final.pth, with its own config"
+            )
+        if self.stored and self._facts:
+            theirs, ours = differences([_settings(self.stored), _settings(self._facts)])
+            if theirs:
+                logger.warning(f"{self._file} was trained with {theirs}, and here is {ours}")
+
+    def _tell_what_begins_anew(self, unfit: dict[str, str]) -> None:
+        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in unfit))
+        more = ", ..." if len(layers) > 5 else ""
+        anew = f"{', '.join(layers[:5])}{more} begin anew" if layers else "no layer begins anew"
+        if len(self.stored["classes"]) == len(self._facts["classes"]):
+            anew += ", and the predictor begins with the weights of other classes"
+        logger.info(f"{self._others}: {anew}")
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     """
-    Reads a state dict saved by torch.save, in its zip or its older format.
+    Reads a state dict saved by torch.save, in its zip or its older format, or as .safetensors.
 
     Args:
         path: a state dict, or a checkpoint with one under "state_dict" or "model".
@@ -118,7 +207,8 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def load_values(path: str | os.PathLike) -> Any:
     """
-    torch.load of a file that holds tensors, numbers, strings, and containers of them, on the CPU.
+    torch.load of a file that holds tensors, numbers, strings, and containers of them, on the CPU;
+    of .safetensors the tensors by name.
 
     Checkpoints of training scripts often hold their arguments, an argparse.Namespace: a bag of
     values that brings no code, read like any other value. Anything else stops the reading.
@@ -132,6 +222,8 @@ def load_values(path: str | os.PathLike) -> Any:
         warnings.catch_warnings(),
         torch.serialization.safe_globals([argparse.Namespace]),
     ):
+        if str(path).endswith(".safetensors"):
+            return safetensors.torch.load_file(path)
         warnings.simplefilter("ignore")  # torch.load warns before it raises
         return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -163,12 +255,25 @@ def _errors_in_one_line(path: str | os.PathLike) -> Iterator[None]:
         raise UsageError(f"{path} {reason}") from error
 
 
-def _require_weights(content: Any, path: str | os.PathLike) -> None:
+def _settings(facts: dict[str, Any]) -> dict[str, Any]:
+    """By the keys of the config."""
+    return {"MODEL.RESNETS.NORM": facts.get("norm"), "INPUT.FORMAT": facts.get("input_format")}
+
+
+def _conversion(path: str) -> str:
+    """The end of a message on weights that may be another tool's."""
+    return (
+        "; weights in torchvision's names are converted by: python tools/convert_weights.py "
+        f"{shlex.quote(path)} OUT.pth"
+    )
+
+
+def _require_weights(content: Any, path: str | os.PathLike, hint: str = "") -> None:
     is_named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
     if not (is_named and content) or not all(
         isinstance(value, (Tensor, np.ndarray)) for value in content.values()
     ):
         raise UsageError(
             f"{path} holds {reprlib.repr(content)} where weights by name are expected: tensors, "
-            'or a dict of them under "model" or "state_dict"'
+            f'or a dict of them under "model" or "state_dict"{hint}'
         )

@@ -1,16 +1,15 @@
 """The user's own data in COCO format: checked, registered, and made to agree with a config."""
 
-import contextlib
+import codecs
 import difflib
+import functools
 import json
-import logging
-import math
 import os
-import reprlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -19,19 +18,10 @@ from detectron2.utils.file_io import PathManager
 
 from ..config import predicting_head
 from ..errors import UsageError
+from .annotations import Annotations, check
+from .values import mistakes_of, read_json
 
-logger = logging.getLogger("detectron2.gw")
-
-# So many of the boxes may enclose nothing of their image: COCO's own files have one or two such.
-# Detectron2 leaves them out. More are a mistake in how the file was made
-_MAX_SHARE_OF_EMPTY_BOXES = 0.01
-
-# What an entry of each list needs
-_KEYS = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
-}
+_COCO_KEYPOINTS = 17  # of a person, for which COCO's evaluation has tolerances
 
 # What Detectron2's metadata calls the files and folders of a dataset
 _FILES = ("json_file", "image_root", "dirname", "panoptic_json", "panoptic_root", "sem_seg_root")
@@ -40,24 +30,32 @@ _FILES = ("json_file", "image_root", "dirname", "panoptic_json", "panoptic_root"
 @dataclass(frozen=True)
 class CocoDataset:
     """
-    What a config has to know about a registered dataset.
+    A registered dataset.
 
     Attributes:
-        classes: names in the order of the model's class indices, which is that of category ids.
-        lacks: what a training or evaluation may need and some annotation has not, to the id of
-            the first such annotation. The keys: "segmentation", "area", "iscrowd", and "polygons"
-            where a mask is run-length encoded. Crowd regions may lack the masks.
+        file: its annotations, as the user named them.
+        annotations: what they give. Their content is not kept.
     """
 
     name: str
-    classes: tuple[str, ...]
-    lacks: dict[str, Any]
+    file: str
+    annotations: Annotations
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.annotations.classes
+
+    @property
+    def report(self) -> str:
+        """A title, and what the annotations give."""
+        return f"{self.name}, {self.file}: {self.annotations.report}"
 
 
 def register_datasets(entries: Iterable[Sequence[str]]) -> list[CocoDataset]:
     """
     Registers datasets for `DATASETS.TRAIN` and `DATASETS.TEST`, after reading all of their
-    annotations and looking for all of their images.
+    annotations and looking for all of their images. Where annotations need a repair, a copy is
+    registered, which has the same ids of images and categories.
 
     Args:
         entries: a (name, path of the annotations, directory of the images) per dataset.
@@ -77,8 +75,8 @@ def adapt_config(
     eval_only: bool = False,
 ) -> None:
     """
-    Sets, in place, the numbers of classes that neither the config file nor the overrides state,
-    and checks that the config and the datasets fit together.
+    Sets, in place, the numbers of classes that neither the config file nor the overrides state and
+    the names of the classes, and checks that the config and the datasets fit together.
 
     Args:
         cfg: not yet frozen.
@@ -95,6 +93,9 @@ def adapt_config(
     test_names = tuple(cfg.DATASETS.TEST)
     for name in train_names + test_names:
         require_registered(name)
+    for name in (train_names + test_names)[:1]:
+        if classes := MetadataCatalog.get(name).get("thing_classes"):
+            cfg.MODEL.GW.CLASSES = tuple(map(str, classes))
     if not datasets:
         return
 
@@ -109,6 +110,7 @@ def adapt_config(
         if other_classes is not None:
             _require_same_classes(datasets[0].name, datasets[0].classes, name, other_classes)
     _set_num_classes(cfg, datasets[0], stated)
+    _set_keypoints(cfg, datasets[0], stated)
     for dataset in datasets:
         name = dataset.name
         _require_complete(cfg, dataset, trains=name in train_names, tests=name in test_names)
@@ -118,200 +120,54 @@ def adapt_config(
 
 
 def _register(name: str, json_file: str, image_dir: str) -> CocoDataset:
+    changed = os.stat(json_file).st_mtime_ns if os.path.isfile(json_file) else 0
+    annotations, path = _read(json_file, image_dir, changed)
+    metadata, source = MetadataCatalog.get(name), (json_file, image_dir)
+    if name not in DatasetCatalog:
+        register_coco_instances(name, {}, path, image_dir)
+        metadata.set(source=source, thing_classes=list(annotations.classes))
+        if points := annotations.keypoints:
+            color = (102, 204, 255)
+            metadata.set(
+                keypoint_names=list(points.names),
+                keypoint_flip_map=points.flip_map,
+                keypoint_connection_rules=[(*pair, color) for pair in points.skeleton],
+            )
+    known = metadata.get("source", ("", ""))
+    if [*map(os.path.realpath, known)] != [*map(os.path.realpath, source)]:
+        raise UsageError(f"The dataset name {name} is taken by other data: choose another one")
+    return CocoDataset(name, json_file, annotations)
+
+
+@functools.lru_cache(maxsize=64)
+def _read(json_file: str, image_dir: str, changed: int) -> tuple[Annotations, str]:
+    """
+    Args:
+        changed: when the file was; a process reads each version once.
+
+    Returns:
+        (what the annotations give, the path of the file or of its repaired copy)
+    """
     content = read_json(json_file)
     with mistakes_of(json_file):
-        _check_lists(content)
-        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
-        sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-        lacks = _check_annotations(content["annotations"], sizes, categories)
-        _check_image_files([image["file_name"] for image in content["images"]], image_dir)
-    classes = tuple(categories[id] for id in sorted(categories))
-    if name not in DatasetCatalog:
-        register_coco_instances(name, {}, json_file, image_dir)
-        MetadataCatalog.get(name).thing_classes = list(classes)
-    known = MetadataCatalog.get(name).as_dict()
-    for key, path in (("json_file", json_file), ("image_root", image_dir)):
-        if os.path.realpath(known.get(key, "")) != os.path.realpath(path):
-            raise UsageError(f"The dataset name {name} is taken by other data: choose another one")
-    return CocoDataset(name, classes, lacks)
+        annotations = check(content, image_dir)
+    if not annotations.is_changed and not _has_mark(json_file):
+        return annotations, json_file
+    copy = Path(tempfile.mkdtemp(dir=_copies().name), Path(json_file).name)
+    copy.write_text(json.dumps(content), encoding="utf-8")
+    return annotations, str(copy)
 
 
-def read_json(path: str, what: str = "annotation file") -> Any:
-    """Raises UsageError where what should be there can't be read, or is not JSON."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    except OSError as error:
-        raise UsageError(f"the {what} {path} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not a JSON file in UTF-8: {error}") from error
+@functools.cache
+def _copies() -> tempfile.TemporaryDirectory:
+    """A folder that goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="gw_detectron-")
 
 
-@contextlib.contextmanager
-def mistakes_of(path: str) -> Iterator[None]:
-    """Around checks of what a file holds: puts its path before a UsageError's message."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-
-
-def _check_lists(content: Any) -> None:
-    """That each entry has the keys it needs and an id of its own, and each image a size."""
-    for list_name, keys in _KEYS.items():
-        entries = content.get(list_name) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not entries:
-            raise UsageError(f'not in COCO format: it has no list "{list_name}", or an empty one')
-        ids: set[int | str] = set()
-        for position, entry in enumerate(entries):
-            require_keys(entry, keys, f'entry {position} of "{list_name}"')
-            if entry["id"] in ids:
-                raise UsageError(f'two of its "{list_name}" have the id {entry["id"]!r}')
-            ids.add(entry["id"])
-        if len(set(map(type, ids))) > 1:  # Detectron2 sorts by them
-            raise UsageError(f'the ids of its "{list_name}" are numbers and texts mixed')
-
-
-def require_keys(entry: Any, keys: Sequence[str], where: str) -> None:
-    """Raises UsageError where it is not an object with these keys, or one's value is impossible."""
-    if not isinstance(entry, dict):
-        raise UsageError(f"not in COCO format: {where} is not an object")
-    for key in keys:
-        if key not in entry:
-            raise UsageError(f'not in COCO format: {where} has no "{key}"')
-        value, what = entry[key], f'the "{key}" of {where}'
-        if key.endswith("id"):
-            _require(type(value) in (int, str), what, value, "a whole number")
-        elif key == "file_name":
-            _require(isinstance(value, str), what, value, "a text")
-        elif key in ("height", "width"):
-            _require(_are_numbers([value]) and value > 0, what, value, "a number of pixels")
-
-
-def _require(is_right: bool, what: str, value: Any, kind: str) -> None:
-    if not is_right:
-        raise UsageError(f"{what} is {reprlib.repr(value)}, not {kind}")
-
-
-def _check_annotations(
-    annotations: list[dict[str, Any]],
-    sizes: dict[Any, tuple[float, float]],
-    categories: dict[Any, str],
-) -> dict[str, Any]:
-    """Returns what `CocoDataset.lacks` describes; tells where a few boxes enclose nothing."""
-    lacks: dict[str, Any] = {}
-    empty = []
-    for annotation in annotations:
-        what = f"annotation {annotation['id']!r}"
-        check_object(annotation, what, sizes, categories)
-        if annotation.get("ignore"):
-            raise UsageError(
-                f'{what} has "ignore", which Detectron2 does not know; for a region to be left '
-                'out of the training, "iscrowd": 1 does the same'
-            )
-        for missing in _what_it_lacks(annotation):
-            lacks.setdefault(missing, annotation["id"])
-        (x, y, w, h), (width, height) = annotation["bbox"], sizes[annotation["image_id"]]
-        if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-            empty.append(f"{what}, {annotation['bbox']} in {width} x {height} pixels")
-    if empty:
-        message = (
-            f"{len(empty)} of its {len(annotations)} boxes have no area in their image, first that "
-            f"of {empty[0]}"
-        )
-        if len(empty) > _MAX_SHARE_OF_EMPTY_BOXES * len(annotations):
-            raise UsageError(f"{message}: correct or remove them")
-        logger.warning(f"{message}: they are left out of the training")
-    return lacks
-
-
-def _what_it_lacks(annotation: dict[str, Any]) -> list[str]:
-    missing = [key for key in ("area", "iscrowd") if key not in annotation]
-    if not annotation.get("iscrowd"):
-        if not annotation.get("segmentation"):
-            missing.append("segmentation")
-        elif isinstance(annotation["segmentation"], dict):
-            missing.append("polygons")
-    return missing
-
-
-def check_object(
-    record: dict[str, Any],
-    what: str,
-    sizes: Mapping[Any, tuple[float, float]],
-    category_ids: Container[Any],
-    where: str = "the file",
-) -> None:
-    """
-    Checks the values of an annotation, or of a detection in COCO's results format.
-
-    Args:
-        what: names it.
-        sizes: id of an image -> (width, height).
-        where: the images and categories are.
-
-    Raises:
-        UsageError: on an unknown image or category, a bbox or a segmentation that isn't one.
-    """
-    for key, known in (("image_id", sizes), ("category_id", category_ids)):
-        what_it_is_of = f"that of any {key.removesuffix('_id')} in {where}"
-        _require(record[key] in known, f"the {key} of {what}", record[key], what_it_is_of)
-    _require(
-        "bbox" not in record or _is_box(record["bbox"]),
-        f"the bbox of {what}",
-        record.get("bbox"),
-        "4 finite numbers [x, y, width, height], of a size that is not negative",
-    )
-    mask = record.get("segmentation")
-    _require(
-        _is_mask(mask, sizes[record["image_id"]]),
-        f"the segmentation of {what}",
-        mask,
-        "a list of polygons [x, y, x, y, ...] or a run-length encoding of the image's size",
-    )
-
-
-def _are_numbers(values: list[Any]) -> bool:
-    try:
-        return {int, float}.issuperset(map(type, values)) and math.isfinite(sum(values))
-    except OverflowError:  # of a whole number beyond all floats
-        return False
-
-
-def _is_box(value: Any) -> bool:
-    is_box = isinstance(value, list) and len(value) == 4 and _are_numbers(value)
-    return is_box and min(value[2:]) >= 0
-
-
-def _is_mask(value: Any, image_size: tuple[float, float]) -> bool:
-    """Or what counts as none; polygons of fewer than three points do."""
-    if isinstance(value, dict):
-        width, height = image_size
-        return value.get("size") == [height, width] and isinstance(value.get("counts"), (list, str))
-    if not value:
-        return value is None or value == []
-    return isinstance(value, list) and all(
-        isinstance(polygon, list) and _are_numbers(polygon) for polygon in value
-    )
-
-
-def _check_image_files(file_names: list[str], image_dir: str) -> None:
-    if not os.path.isdir(image_dir):
-        raise UsageError(f"there is no image directory {image_dir}")
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for file_name in file_names:
-        folder, base = os.path.split(os.path.join(image_dir, file_name))
-        if folder not in listings:
-            # One listing a directory is far quicker than a question for every file
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if base not in listings[folder] and not os.path.isfile(os.path.join(folder, base)):
-            missing.append(file_name)
-    if missing:
-        raise UsageError(
-            f"{len(missing)} of its {len(file_names)} images are not in {image_dir}, the first of "
-            f"them {missing[0]!r}"
-        )
+def _has_mark(path: str) -> bool:
+    """Whether the file begins as some programs' UTF-8 does, on which pycocotools fails."""
+    with open(path, "rb") as file:
+        return file.read(3) == codecs.BOM_UTF8
 
 
 # ---- The config ------------------------------------------------------------------------------
@@ -368,23 +224,51 @@ def _set_num_classes(cfg: CfgNode, dataset: CocoDataset, stated: Container[str])
 
 
 def _require_complete(cfg: CfgNode, dataset: CocoDataset, trains: bool, tests: bool) -> None:
-    """pycocotools, for one, would find out only after the whole training, with a KeyError."""
+    """Detectron2 and pycocotools, for two, would find out late, with a traceback."""
     has_masks = cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    has_keypoints = cfg.MODEL.KEYPOINT_ON
+    points = dataset.annotations.keypoints
+    lacks = dict(dataset.annotations.lacks)
+    if points and points.one_sided:
+        lacks["flip"] = f"there is a keypoint {points.one_sided} and none of the other side"
     needed = {
+        "training": (trains, ""),
+        "evaluation": (tests, ""),
         "segmentation": (
             has_masks,
-            "has no mask, and the config has a mask head: use a Faster R-CNN config, or "
-            "MODEL.MASK_ON False",
+            ", and the config has a mask head: use a Faster R-CNN config, or MODEL.MASK_ON False",
         ),
         "polygons": (
             has_masks and trains and cfg.INPUT.MASK_FORMAT == "polygon",
-            "has a run-length encoded mask, not polygons: add INPUT.MASK_FORMAT bitmask",
+            ": add INPUT.MASK_FORMAT bitmask",
         ),
-        "area": (tests, "has no area, which COCO's evaluation needs: add it"),
-        "iscrowd": (tests, "has no iscrowd, which COCO's evaluation needs: add it"),
+        "keypoints": (has_keypoints, ", and MODEL.KEYPOINT_ON needs keypoints"),
+        "labelled keypoints": (has_keypoints, ", and MODEL.KEYPOINT_ON needs some"),
+        "flip": (
+            has_keypoints and trains and cfg.INPUT.RANDOM_FLIP == "horizontal",
+            ", so that it can't be mirrored: add INPUT.RANDOM_FLIP none",
+        ),
     }
-    for key, (is_needed, problem) in needed.items():
-        if is_needed and key in dataset.lacks:
-            raise UsageError(
-                f"annotation {dataset.lacks[key]!r} of the dataset {dataset.name} {problem}"
-            )
+    for key, (is_needed, way_out) in needed.items():
+        if is_needed and key in lacks:
+            raise UsageError(f"the dataset {dataset.name}: {lacks[key]}{way_out}")
+
+
+def _set_keypoints(cfg: CfgNode, dataset: CocoDataset, stated: Container[str]) -> None:
+    points, key = dataset.annotations.keypoints, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
+    if not (cfg.MODEL.KEYPOINT_ON and points):
+        return
+    head, number = cfg.MODEL.ROI_KEYPOINT_HEAD, len(points.names)
+    if key not in stated:
+        head.NUM_KEYPOINTS = number
+    elif head.NUM_KEYPOINTS != number:
+        raise UsageError(
+            f"The config says {key} = {head.NUM_KEYPOINTS}, and the dataset {dataset.name} has "
+            f"{number} keypoints: add {key} {number}"
+        )
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS or [0] * _COCO_KEYPOINTS)
+    if cfg.DATASETS.TEST and sigmas != number:
+        raise UsageError(
+            f"TEST.KEYPOINT_OKS_SIGMAS are {sigmas} and the keypoints of {dataset.name} {number}: "
+            "add one for each, their tolerances in COCO's evaluation (COCO's own are .025 to .107)"
+        )

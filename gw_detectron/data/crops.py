@@ -34,7 +34,7 @@ def crop_objects(names: Sequence[str], folder: str | os.PathLike) -> Counter:
         class -> its number of images.
 
     Raises:
-        UsageError: an unknown dataset, an image that can't be read.
+        UsageError: an unknown dataset, an image that can't be read or is of another size.
     """
     counts: Counter = Counter()
     for name in names:
@@ -42,7 +42,7 @@ def crop_objects(names: Sequence[str], folder: str | os.PathLike) -> Counter:
         require_files(name)
         records, classes = DatasetCatalog.get(name), MetadataCatalog.get(name).thing_classes
         for record in tqdm(records, f"Cutting objects out of {name}", unit="image", mininterval=1):
-            image = read(record["file_name"], "RGB")
+            image = read(record["file_name"], "RGB", record)
             for number, annotation in enumerate(record.get("annotations", ())):
                 crop = _crop(image, annotation)
                 if crop is None:

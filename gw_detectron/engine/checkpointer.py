@@ -7,6 +7,7 @@ import torch
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import WeightsCheckpointer
+from ..checkpoint.facts import KEY
 from ..files import whole_file
 
 
@@ -14,11 +15,16 @@ class Checkpointer(WeightsCheckpointer):
     """
     WeightsCheckpointer under which a file has its old content or all of its new one, and
     `last_checkpoint` names a checkpoint that is whole; weights that are not finite are not saved.
+    Each says the facts of its model, and is resumed from with all of its weights.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.path_manager = _WholeFiles()
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        self.whole = resume and self.has_checkpoint()
+        return super().resume_or_load(path, resume=resume)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """
@@ -28,7 +34,7 @@ class Checkpointer(WeightsCheckpointer):
         for parameter, value in self.model.named_parameters():
             if not torch.isfinite(value).all():
                 raise FloatingPointError(f"{parameter} became infinite or NaN")
-        super().save(name, **kwargs)
+        super().save(name, **{KEY: self._facts}, **kwargs)
 
 
 class _WholeFiles:

@@ -47,7 +47,8 @@ def save_detection_sheet(cfg: CfgNode, model: nn.Module, dataset_name: str, path
     pictures = []
     with inference_context(model):
         for record in records:
-            image, truth = read(record["file_name"], "RGB"), record.get("annotations", [])
+            image = read(record["file_name"], "RGB", record)
+            truth = record.get("annotations", [])
             found = model([mapper(record)])[0]["instances"].to("cpu")
             pictures.append(draw_objects(image, truth, names, width, found.has("pred_masks")))
             found = instances_to_coco_json(found[found.scores >= _THRESHOLD], None)

@@ -28,7 +28,6 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from ..checkpoint import WeightsCheckpointer
 from ..data.images import ImageMapper
 from ..errors import UsageError, building
 from ..norms.diagnostics_hook import NormDiagnosticsHook
@@ -46,12 +45,7 @@ class Trainer(DefaultTrainer):
     every kind of dataset Detectron2 has an evaluator for. Unless SEED is negative, a run that is
     resumed ends with the weights of one that was never stopped, on the CPU bit for bit;
     TEST.PRECISE_BN's images alone begin anew.
-
-    Attributes:
-        weights_checkpointer: the class of what loads weights to be evaluated.
     """
-
-    weights_checkpointer = WeightsCheckpointer
 
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's constructor, with what it takes no argument for: the loader's seed,
@@ -64,7 +58,8 @@ class Trainer(DefaultTrainer):
             optimizer = self.build_optimizer(cfg, model)
         with building("the learning rate's schedule"):
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        with building("what loads the training images"):
+        data = f"the data of DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}"
+        with building("what loads the training images", f"{data} and this config"):
             loader = let_workers_be(self._build_resumable_loader())
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         device_ids = {} if on_gpu else {"device_ids": None}
@@ -73,7 +68,9 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loop = AMPTrainer if on_gpu else CPUAMPTrainer
         self._trainer = loop(model, loader, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, cfg=cfg, trainer=weakref.proxy(self)
+        )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -103,6 +100,16 @@ class Trainer(DefaultTrainer):
             logger.info(
                 "The order of the images begins anew: SEED is negative, or the loader one's own"
             )
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        # The optimizer's momentum goes to the classes to which the weights have gone
+        parameters = dict(self.checkpointer.model.named_parameters())
+        for name, rows in self.checkpointer.class_rows.items():
+            of_parameter = self.optimizer.state.get(parameters.get(name), {})
+            for key, value in of_parameter.items():
+                if torch.is_tensor(value) and value.shape == parameters[name].shape:
+                    of_parameter[key] = value[rows]
 
     def run_step(self) -> None:
         if self.cfg.SEED >= 0:
@@ -141,7 +148,8 @@ class Trainer(DefaultTrainer):
                 f"dataset {dataset_name} has evaluator_type {kind}; Detectron2 evaluates "
                 + ", ".join(_EVALUATORS)
             )
-        return evaluation.DatasetEvaluators([e(dataset_name, folder) for e in _EVALUATORS[kind]])
+        evaluators = [evaluator(cfg, dataset_name, folder) for evaluator in _EVALUATORS[kind]]
+        return evaluation.DatasetEvaluators(evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict:
@@ -152,23 +160,24 @@ class Trainer(DefaultTrainer):
         return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())
 
 
-def _coco(name: str, folder: str) -> evaluation.DatasetEvaluator:
-    return evaluation.COCOEvaluator(name, output_dir=folder)
+def _coco(cfg: CfgNode, name: str, folder: str) -> evaluation.DatasetEvaluator:
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+    return evaluation.COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=sigmas)
 
 
-def _sem_seg(name: str, folder: str) -> evaluation.DatasetEvaluator:
+def _sem_seg(_: CfgNode, name: str, folder: str) -> evaluation.DatasetEvaluator:
     return evaluation.SemSegEvaluator(name, output_dir=folder)
 
 
-# Metadata's evaluator_type -> what evaluates such a dataset, from its name and an output folder
+# Metadata's evaluator_type -> what evaluates such a dataset, from a config, its name and a folder
 _EVALUATORS = {
     "coco": [_coco],
     "sem_seg": [_sem_seg],
-    "coco_panoptic_seg": [_sem_seg, _coco, evaluation.COCOPanopticEvaluator],
-    "lvis": [lambda name, folder: evaluation.LVISEvaluator(name, output_dir=folder)],
-    "pascal_voc": [lambda name, folder: evaluation.PascalVOCDetectionEvaluator(name)],
-    "cityscapes_instance": [lambda name, folder: evaluation.CityscapesInstanceEvaluator(name)],
-    "cityscapes_sem_seg": [lambda name, folder: evaluation.CityscapesSemSegEvaluator(name)],
+    "coco_panoptic_seg": [_sem_seg, _coco, lambda _, *of: evaluation.COCOPanopticEvaluator(*of)],
+    "lvis": [lambda _, name, folder: evaluation.LVISEvaluator(name, output_dir=folder)],
+    "pascal_voc": [lambda _, name, __: evaluation.PascalVOCDetectionEvaluator(name)],
+    "cityscapes_instance": [lambda _, name, __: evaluation.CityscapesInstanceEvaluator(name)],
+    "cityscapes_sem_seg": [lambda _, name, __: evaluation.CityscapesSemSegEvaluator(name)],
 }
 
 

@@ -11,7 +11,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from .. import config
-from ..checkpoint import require_weights
+from ..checkpoint import WeightsCheckpointer, require_weights
 from ..data.coco import adapt_config, register_datasets, require_files
 from ..errors import UsageError, building
 from ..norms.advice import warn_over_limit
@@ -59,6 +59,8 @@ def main(args: argparse.Namespace) -> OrderedDict:
     """
     cfg = setup(args)
     with claimed(cfg, args):
+        for dataset in register_datasets(args.dataset) if comm.is_main_process() else ():
+            logger.info(dataset.report)
         if args.eval_only:
             results, model = evaluate(Trainer, cfg, args.resume)
         else:
@@ -92,7 +94,7 @@ def evaluate(
     """Evaluates MODEL.WEIGHTS, or with resume the last checkpoint in OUTPUT_DIR."""
     with building("the model"):
         model = trainer.build_model(cfg)
-    checkpointer = trainer.weights_checkpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer = WeightsCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg, whole=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise UsageError(
             "--eval-only needs trained weights: add MODEL.WEIGHTS FILE, or --resume for the last "

@@ -55,7 +55,7 @@ def export(
     cfg = setup(config_file, opts, datasets, trust)
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT}: export takes RGB and BGR")
-    model = load_model(cfg)
+    model, stored = load_model(cfg)
     require_exportable(model)
     held_out, source, expected = find_held_out(cfg, model, image)
     side, size = form.smallest_side(model), tuple(held_out.shape[1:])
@@ -77,7 +77,7 @@ def export(
     )
     facts = {
         "sides_at_least": side,
-        "classes": class_names(cfg, head.NUM_CLASSES),
+        "classes": class_names(cfg, head.NUM_CLASSES, stored),
         "score_threshold": head.SCORE_THRESH_TEST,
     }
     report.write(output, metadata(cfg, outputs, **facts))
@@ -116,9 +116,11 @@ def setup(
     return cfg
 
 
-def load_model(cfg: CfgNode) -> nn.Module:
+def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     """
-    The model in inference mode, with the weights of MODEL.WEIGHTS.
+    Returns:
+        (the model in inference mode, with the weights of MODEL.WEIGHTS; the classes that their file
+        names, [] where it names none)
 
     Raises:
         UsageError: the config makes no model, or the weights are not that model's, as those of a
@@ -126,25 +128,29 @@ def load_model(cfg: CfgNode) -> nn.Module:
     """
     with building("the model"):
         model = build_model(cfg).eval()
+    checkpointer = WeightsCheckpointer(model, cfg=cfg, whole=True)
+    checkpointer.load(cfg.MODEL.WEIGHTS)
     parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for parameter in parameters.values():
-            parameter.fill_(torch.nan)
-    WeightsCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     without = [name for name, value in parameters.items() if not value.isfinite().all()]
     if without:
         raise UsageError(
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} has no finite values for {len(without)} of the "
-            f"{len(parameters)} weights of this model, the first {without[0]}: export takes the "
-            "checkpoint of the whole trained detector"
+            f"{len(parameters)} weights of this model, the first {without[0]}"
         )
-    return model
+    return model, checkpointer.stored.get("classes", [])
 
 
-def class_names(cfg: CfgNode, num_classes: int) -> list[str] | None:
-    """Of the datasets that cfg names and Detectron2 knows; None where it knows none."""
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        names = MetadataCatalog.get(name).get("thing_classes") if name in MetadataCatalog else None
+def class_names(cfg: CfgNode, num_classes: int, stored: Sequence[str] = ()) -> list[str] | None:
+    """
+    Of the config, else of the checkpoint, else of the datasets that cfg names and Detectron2 knows;
+    None where none has as many.
+
+    Args:
+        stored: the checkpoint's.
+    """
+    datasets = [n for n in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN) if n in MetadataCatalog]
+    of_datasets = (MetadataCatalog.get(name).get("thing_classes") for name in datasets)
+    for names in (cfg.MODEL.GW.CLASSES, stored, *of_datasets):
         if names and len(names) == num_classes:
             return list(names)
     return None
@@ -228,7 +234,8 @@ def _candidates(cfg: CfgNode, path: str) -> Iterator[tuple[str, np.ndarray]]:
         if records and os.path.isfile(records[0]["file_name"]):
             for record in images.evenly_spread(records, _ATTEMPTS):
                 file = record["file_name"]
-                yield f"{os.path.basename(file)} of {name}", images.read(file, cfg.INPUT.FORMAT)
+                pixels = images.read(file, cfg.INPUT.FORMAT, record)
+                yield f"{os.path.basename(file)} of {name}", pixels
             return
     for seed in range(_ATTEMPTS):
         yield f"drawn image {seed}", draw(seed, 192, 256)

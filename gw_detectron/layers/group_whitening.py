@@ -75,10 +75,11 @@ class GroupWhitening(nn.GroupNorm):
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        # The authors' checkpoints hold weight and bias of shape (1, C, 1, 1).
+        # The authors' are of shape (1, C, 1, 1), or of (1, C) where the input is (N, C)
         for name in ("weight", "bias"):
             value = state_dict.get(prefix + name)
-            if value is not None and value.shape == (1, self.num_channels, 1, 1):
+            shape = value.shape if isinstance(value, Tensor) else ()
+            if math.prod(shape) == max(shape, default=0) == self.num_channels:
                 state_dict[prefix + name] = value.flatten()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

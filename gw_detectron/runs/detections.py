@@ -6,11 +6,11 @@ import io
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pycocotools.mask as mask_util
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_context
@@ -22,14 +22,9 @@ from tqdm import tqdm
 
 from ..checkpoint import WeightsCheckpointer
 from ..config import choose_device, load_config, predicting_head
-from ..data.coco import (
-    check_object,
-    mistakes_of,
-    read_json,
-    require_files,
-    require_keys,
-    require_registered,
-)
+from ..data.annotations import Ids, Objects
+from ..data.coco import require_files, require_registered
+from ..data.values import mistakes_of, number, read_json, require, require_keys
 from ..engine.trainer import Trainer
 from ..errors import UsageError, building
 from ..files import whole_file
@@ -131,10 +126,6 @@ def load_ground_truth(name: str) -> GroundTruth:
         coco = COCO(path)
     if not coco.anns:
         raise UsageError(f"the dataset {name} has no ground truth: no annotations in {path}")
-    for annotation in coco.anns.values():
-        # All that is counted here is objects of any size, for which neither makes a difference
-        annotation.setdefault("iscrowd", 0)
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
     classes = {id: str(coco.cats[id]["name"]) for id in sorted(coco.cats)}
     return GroundTruth(name, coco, metadata.get("image_root", ""), classes)
 
@@ -213,7 +204,7 @@ def find_detections(
     """
     detections = []
     for label, source in sources.items():
-        file = source.results_file(truth.name) if isinstance(source, Run) else source
+        file = _results_file(source, truth) if isinstance(source, Run) else source
         if not file:
             file = os.path.join(output, f"{label.replace(os.sep, '-')}.json")
             results = _run_model(source, truth, label, trust)
@@ -221,6 +212,13 @@ def find_detections(
                 json.dump(results, f)
         detections.append(read_results(label, file, truth))
     return detections
+
+
+def _results_file(run: Run, truth: GroundTruth) -> str | None:
+    """None as well where the run's categories came in another order, and had other ids perhaps."""
+    classes = [*truth.classes.values()]
+    has_these = [*(run.config.get("MODEL.GW.CLASSES") or classes)] == classes
+    return run.results_file(truth.name) if has_these else None
 
 
 def read_results(label: str, file: str, truth: GroundTruth) -> Detections:
@@ -235,17 +233,21 @@ def read_results(label: str, file: str, truth: GroundTruth) -> Detections:
         kind = type(results).__name__
         raise UsageError(f"{file} is not in COCO format: it holds a {kind}, not a list of results")
     sizes = {id: (image["width"], image["height"]) for id, image in truth.coco.imgs.items()}
+    ids = [
+        Ids([*entries.values()], name, Counter())
+        for name, entries in (("images", truth.coco.imgs), ("categories", truth.coco.cats))
+    ]
+    objects = Objects(*ids, sizes, f"the dataset {truth.name}")
     with mistakes_of(file):
         for position, result in enumerate(results):
             what = f"detection {position}"
             require_keys(result, ("image_id", "category_id", "score"), what)
-            if not result.get("segmentation"):
-                require_keys(result, ("bbox",), what)
-            check_object(result, what, sizes, truth.classes, f"the dataset {truth.name}")
-            if "bbox" not in result:
-                result["bbox"] = mask_util.toBbox(truth.coco.annToRLE(result)).tolist()
-    objects = [*truth.coco.anns.values(), *results]
-    has_masks = bool(results) and all(one.get("segmentation") for one in objects)
+            objects.check(result, what)
+            score = number(result["score"])
+            require(score is not None, f"the score of {what}", result["score"], "a number")
+            result["score"] = score
+    everything = [*truth.coco.anns.values(), *results]
+    has_masks = bool(results) and all(one.get("segmentation") for one in everything)
     with _silence():
         found = truth.coco.loadRes(results) if results else COCO()
     return Detections(label, file, truth, found, has_masks)
@@ -262,10 +264,11 @@ def _run_model(run: Run, truth: GroundTruth, label: str, trust: bool) -> list[di
         raise UsageError(
             f"{run.path} detects {num_classes} classes, and the dataset {truth.name} has {len(ids)}"
         )
+    cfg.MODEL.GW.CLASSES = tuple(truth.classes.values())
     choose_device(cfg)
     with building(f"the model of {label}"):
         model = Trainer.build_model(cfg)
-    WeightsCheckpointer(model).load(run.weights)
+    WeightsCheckpointer(model, cfg=cfg, whole=True).load(run.weights)
     results = []
     with inference_context(model):
         loader = Trainer.build_test_loader(cfg, truth.name)

@@ -104,7 +104,7 @@ def diagnose(
     with tqdm(total=len(records) * len(configs), unit="image") as progress:
         for label, file, cfg, model in zip(labels, files, configs, models, strict=True):
             progress.set_description(label)
-            WeightsCheckpointer(model).load(file)
+            WeightsCheckpointer(model, cfg=cfg, whole=True).load(file)
             mapper = ImageMapper(DatasetMapper(cfg, False))
             loader = build_detection_test_loader(
                 records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS

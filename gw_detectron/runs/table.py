@@ -21,8 +21,8 @@ T = TypeVar("T")
 # Where, when and how often it ran, and what it is called: no part of the experiment
 _INCIDENTAL = re.compile(
     r"SEED|OUTPUT_DIR|VERSION|VIS_PERIOD|CUDNN_BENCHMARK|GLOBAL\..*|DATALOADER\.NUM_WORKERS"
-    r"|MODEL\.DEVICE|MODEL\.GW\.DIAGNOSTICS_PERIOD|SOLVER\.(CHECKPOINT_PERIOD|REFERENCE_WORLD_SIZE)"
-    r"|TEST\.(EVAL_PERIOD|EXPECTED_RESULTS)"
+    r"|MODEL\.DEVICE|MODEL\.GW\.(CLASSES|DIAGNOSTICS_PERIOD)|TEST\.(EVAL_PERIOD|EXPECTED_RESULTS)"
+    r"|SOLVER\.(CHECKPOINT_PERIOD|REFERENCE_WORLD_SIZE)"
 )
 # The norms, where they are, and what weights that were pre-trained with one dictate
 _OF_NORM = re.compile(

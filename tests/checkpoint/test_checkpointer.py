@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
+from safetensors.torch import save_file
 from torch import nn
 
 from gw_detectron.checkpoint import WeightsCheckpointer, read_state_dict
@@ -90,6 +91,15 @@ def test_a_file_cut_short_is_told_in_one_line(read, name, zipped, part, tmp_path
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize("part", [0, 50, 100_000])
+@pytest.mark.parametrize("read", [load_into_model, read_state_dict])
+def test_safetensors_cut_short_are_told_in_one_line(read, part, tmp_path):
+    save_file(model().state_dict(), path := tmp_path / "m.safetensors")
+    os.truncate(path, part)
+    with pytest.raises(UsageError, match="m.safetensors is not a file of weights, or it is cut"):
+        read(path)
+
+
 def test_what_is_no_file_of_weights_is_told(tmp_path):
     (tmp_path / "page.pth").write_bytes(b"<html>Not found</html>")
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
@@ -99,6 +109,7 @@ def test_what_is_no_file_of_weights_is_told(tmp_path):
         "program.pth": "program.pth is not a file of weights",
         "module.pth": r"torch.nn.modules.linear.Linear.* state_dict\(\)",
         "nothing.pth": "nothing.pth can't be read: No such file",
+        "nothing.safetensors": "nothing.safetensors can't be read: No such file",
         ".": "can't be read: Is a directory",
     }.items():
         with pytest.raises(UsageError, match=message):
@@ -112,15 +123,19 @@ def test_what_is_no_file_of_weights_is_told(tmp_path):
 @pytest.mark.parametrize("read", [load_into_model, read_state_dict])
 def test_what_are_no_weights_is_told(content, read, tmp_path):
     torch.save(content, tmp_path / "m.pth")
-    with pytest.raises(UsageError, match="m.pth holds .* where weights by name are expected"):
+    with pytest.raises(UsageError, match="m.pth holds .* where weights by name are exp") as error:
         read(tmp_path / "m.pth")
+    hint = "python tools/convert_weights.py " in str(error.value)
+    assert hint == (read is load_into_model)
 
 
 def test_weights_of_which_nothing_fits_are_refused(tmp_path):
     state = {f"net.{name}": value for name, value in model().state_dict().items()}
     torch.save(state, tmp_path / "m.pth")
-    with pytest.raises(UsageError, match="m.pth has nothing of this model: .* like net.backbone"):
+    with pytest.raises(UsageError, match="m.pth has nothing of this model: .* like net.b") as error:
         load(tmp_path / "m.pth", model())
+    command = f"python tools/convert_weights.py {tmp_path / 'm.pth'} OUT.pth"
+    assert str(error.value).endswith(command)
 
 
 def test_weights_that_cannot_be_fetched_are_one_line():
@@ -128,7 +143,7 @@ def test_weights_that_cannot_be_fetched_are_one_line():
         load("https://localhost:1/m.pth", model())
 
 
-@pytest.mark.parametrize("name", ["m.pth", "m.pkl"])
+@pytest.mark.parametrize("name", ["m.pth", "m.pkl", "m.safetensors"])
 def test_whole_weights_are_loaded(name, tmp_path):
     source, target = model(), model()
     nn.init.constant_(source["head"].bias, 7.0)
@@ -137,6 +152,8 @@ def test_whole_weights_are_loaded(name, tmp_path):
         arrays = {k: v.numpy() for k, v in source.state_dict().items()}
         arrays["backbone.bottom_up.stem.conv1.weight"] += np.float32(1)
         path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}))
+    elif name.endswith(".safetensors"):
+        save_file(source.state_dict(), path)
     else:
         torch.save({"model": source.state_dict()}, path)
     load(path, target)
@@ -164,7 +181,9 @@ def caffe2(state):
 def test_weights_of_another_depth_are_refused(name, tmp_path):
     state = model(34).state_dict()
     write({"blobs": dict(caffe2(state))} if name == "m.pkl" else state, tmp_path / name)
-    with pytest.raises(UsageError, match=f"{name} does not fit .* another MODEL.RESNETS.DEPTH"):
+    with pytest.raises(
+        UsageError, match=f"{name} does not fit .* another MODEL.RESNETS.DEPTH.*{name} OUT"
+    ):
         load(tmp_path / name, model(18))
 
 

@@ -1,14 +1,17 @@
 """The user's own data: what is accepted, and the line that each mistake gives."""
 
 import json
+import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from gw_detectron.data import adapt_config, coco, register_datasets
+from gw_detectron.data import adapt_config, register_datasets
 from gw_detectron.errors import UsageError
 
 
@@ -110,50 +113,77 @@ def test_categories_may_have_other_ids_in_another_dataset(write):
     register_datasets([write(_content()), write(other, "other")])
 
 
-NOTHING = object()
-
-
 @pytest.mark.parametrize(
     "place, value, fragment",
     [
-        ("images", NOTHING, 'not in COCO format: it has no list "images"'),
+        ("images", None, 'not in COCO format: it has no list "images"'),
         ("annotations", [], 'no list "annotations", or an empty one'),
         ("categories", {}, 'no list "categories"'),
-        ("images 1", "a.png", 'entry 1 of "images" is not an object'),
-        ("images 1 file_name", NOTHING, 'entry 1 of "images" has no "file_name"'),
-        ("images 1 height", NOTHING, 'entry 1 of "images" has no "height"'),
-        ("images 1 id", 7, 'two of its "images" have the id 7'),
-        ("images 1 id", None, 'the "id" of entry 1 of "images" is None'),
-        ("images 1 width", "30", 'the "width" of entry 1 of "images" is \'30\''),
-        ("images 1 height", 0, 'the "height" of entry 1 of "images" is 0'),
-        ("categories 1 name", NOTHING, 'entry 1 of "categories" has no "name"'),
-        ("categories 1 id", "a", 'ids of its "categories" are numbers and texts mixed'),
-        ("annotations 1 id", NOTHING, 'entry 1 of "annotations" has no "id"'),
-        ("annotations 1 bbox", NOTHING, 'entry 1 of "annotations" has no "bbox"'),
-        ("annotations 1 image_id", 99, "image_id of annotation 2 is 99, not that of any image"),
-        ("annotations 1 bbox", [], "annotation 2 is [], not 4 finite numbers"),
-        ("annotations 1 bbox", [1, 2, 3], "annotation 2 is [1, 2, 3]"),
-        ("annotations 1 bbox", [1, 2, 3, "4"], "annotation 2 is [1, 2, 3, '4']"),
-        ("annotations 1 bbox", [1, 2, float("nan"), 4], "annotation 2 is [1, 2, nan, 4]"),
-        ("annotations 1 bbox", None, "annotation 2 is None"),
-        ("annotations 1 bbox", [1, 2, 3, 10**400], "not 4 finite numbers"),
-        ("annotations 1 bbox", [1, 2, -3, 4], "annotation 2 is [1, 2, -3, 4], not 4 finite"),
-        ("annotations 1 segmentation", [[1, 2, None]], "annotation 2 is [[1, 2, None]], not a li"),
-        ("annotations 1 segmentation", {"size": [1, 1]}, "or a run-length encoding"),
+        ("images", ["a.png"], 'entry 0 of "images" is not an object'),
+        ("annotations", [None], 'entry 0 of "annotations" is not an object'),
+        ("categories", ["cat"], 'entry 0 of "categories" is not an object'),
     ],
 )
 def test_data_that_is_not_coco_is_one_line_that_names_file_and_place(write, place, value, fragment):
-    content = part = _content()
-    *path, last = [int(key) if key.isdigit() else key for key in place.split()]
-    for key in path:
-        part = part[key]
-    part[last] = value
-    if value is NOTHING:
-        del part[last]
-    entry = write(content)
+    entry = write(_content() | {place: value})
     message = _message(register_datasets, [entry])
     assert message.startswith(f"{entry[1]}: ") and fragment in message
     assert "mine" not in DatasetCatalog
+
+
+def test_a_file_with_a_byte_order_mark_is_read(write):
+    name, json_file, images = write(_content())
+    Path(json_file).write_text(json.dumps(_content()), encoding="utf-8-sig")
+    register_datasets([(name, json_file, images)])
+    assert len(DatasetCatalog.get(name)) == 2
+
+
+def test_a_good_file_is_used_as_it_is_and_another_one_is_repaired_in_a_copy(write):
+    content = _content()
+    entry = write(content)
+    register_datasets([entry])
+    assert MetadataCatalog.get("mine").json_file == entry[1]
+    content["annotations"][0]["area"] = None
+    entry = write(content, "other")
+    register_datasets([entry])
+    copy = MetadataCatalog.get("other").json_file
+    assert copy != entry[1] and json.loads(Path(entry[1]).read_text()) == content
+    content["annotations"][0]["area"] = 48
+    assert json.loads(Path(copy).read_text()) == content
+
+
+def test_a_file_that_has_changed_is_read_again(write):
+    register_datasets([write(_content())])
+    entry = write(_content() | {"annotations": []})
+    os.utime(entry[1], (1, 1))
+    assert "no list" in _message(register_datasets, [entry])
+
+
+def test_the_report_has_a_row_a_class_and_counts_what_was_repaired(write):
+    content = _content()
+    good = content["annotations"][0]
+    content["categories"].append({"id": 11, "name": "cow"})
+    content["annotations"][1] |= {"iscrowd": "1", "area": None}
+    content["annotations"] += [good | {"id": id} for id in range(10, 110)]
+    content["annotations"] += [good | {"id": 110, "bbox": [40, 2, 8, 6]}, good | {"id": 0}]
+    ((name, json_file, _),) = entries = [write(content)]
+    (dataset,) = register_datasets(entries)
+    title, *rows = filter(None, dataset.report.splitlines())
+    assert title.startswith(f"{name}, {json_file}: 2 images")
+    cells = [[cell.strip() for cell in re.split("  +", row)] for row in rows[:6]]
+    assert cells[0] == ["class", "images", "objects", "crowd", "no area, left out"]
+    assert cells[2:] == [
+        ["dog", "1", "0", "1", "0"],
+        ["cat", "2", "103", "0", "1"],
+        ["cow", "0", "0", "0", "0"],
+        ["all", "2", "103", "1", "1"],
+    ]
+    assert set(rows[6:]) == {
+        "repaired: numbers written as text, taken as numbers (1 times)",
+        "repaired: areas that are missing or no such thing, computed (1 times)",
+        "repaired: annotation ids, new since one was 0, shared or not whole (104 times)",
+        "no object of dog, cow",
+    }
 
 
 @pytest.mark.parametrize("text", ['{"images": [', "id,name\n1,cat", "null", "[]"])
@@ -179,26 +209,11 @@ def test_files_that_are_not_there_or_other_ones_are_one_line(write, json_file, i
     assert _message(register_datasets, [entry]).startswith(expected.format(**paths))
 
 
-@pytest.mark.parametrize("box", [[40, 2, 8, 6], [-9, 2, 8, 6], [2, 3, 0, 6], [2, 20, 8, 6]])
-def test_a_few_boxes_without_area_in_their_image_are_told(write, box, monkeypatch, caplog):
-    monkeypatch.setattr(coco.logger, "propagate", True)
-    content = _content()
-    good = content["annotations"][0]
-    content["annotations"] += [good | {"id": id} for id in range(10, 110)]
-    content["annotations"].append(good | {"id": 110, "bbox": box})
-    entry = write(content)
-    register_datasets([entry])
-    (line,) = caplog.messages
-    assert "1 of its 104 boxes have no area in their image, first that of annotation 110, " in line
-    content["annotations"] += [good | {"id": id, "bbox": box} for id in (111, 112)]
-    assert "3 of its 106 boxes" in _message(register_datasets, [write(content)])
-
-
-def test_boxes_that_reach_beyond_their_image_are_cut_off_without_a_word(write, caplog):
+def test_boxes_that_reach_beyond_their_image_are_cut_off_without_a_word(write):
     content = _content()
     content["annotations"][0]["bbox"] = [-3, -4, 50, 50]
-    register_datasets([write(content)])
-    assert not caplog.messages
+    (dataset,) = register_datasets([write(content)])
+    assert "repaired" not in dataset.report and "left out" not in dataset.report
 
 
 def test_missing_images_are_counted_and_the_first_is_named(write):
@@ -288,20 +303,34 @@ def test_an_evaluation_does_not_look_at_the_training_data(write, train):
 
 def test_a_config_without_own_data_is_left_as_it_is():
     cfg = _config(train=("coco_2017_train",), test=("lvis_v1_val",))
-    before = cfg.dump()
+    before = cfg.clone()
     adapt_config(cfg, [])
-    assert cfg.dump() == before
+    before.MODEL.GW.CLASSES = cfg.MODEL.GW.CLASSES
+    assert cfg == before
 
 
-@pytest.mark.parametrize("value", [None, []])
-def test_mask_head_needs_masks(write, value):
+def test_the_config_gets_the_names_of_its_first_datasets_classes(write):
+    datasets = register_datasets([write(_content())])
+    adapt_config(cfg := _config(), datasets)
+    assert cfg.MODEL.GW.CLASSES == ("dog", "cat")
+    cfg = _config(train=("coco_2017_train",), test=("mine",))
+    adapt_config(cfg, [], eval_only=True)
+    assert cfg.MODEL.GW.CLASSES == ("dog", "cat")
+    adapt_config(cfg, [])
+    assert cfg.MODEL.GW.CLASSES[:2] == ("person", "bicycle")
+    cfg.DATASETS.TRAIN = ("ade20k_sem_seg_train",)  # it has no classes of things
+    adapt_config(cfg, [])
+    assert cfg.MODEL.GW.CLASSES[:2] == ("person", "bicycle")
+
+
+def test_a_mask_head_alone_needs_masks(write):
     content = _content()
-    content["annotations"][1]["segmentation"] = value
+    del content["annotations"][1]["segmentation"]
     datasets = register_datasets([write(content)])
     message = _message(adapt_config, _config(**{"MODEL.MASK_ON": True}), datasets)
-    assert (
-        "annotation 2 of the dataset mine has no mask, and the config has" in message
-        and "MODEL.MASK_ON False" in message
+    assert message.endswith(
+        "mine: annotation 2 has no mask, and the config has a mask head: use a Faster R-CNN "
+        "config, or MODEL.MASK_ON False"
     )
     adapt_config(_config(), datasets)
     architecture = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.MASK_ON": True}
@@ -318,15 +347,42 @@ def test_run_length_masks_need_the_bitmask_format_unless_of_crowds(write):
     adapt_config(_config(**bitmask), datasets)
 
     content["annotations"][1]["iscrowd"] = 1
-    datasets = register_datasets([write(content)])
-    adapt_config(_config(**{"MODEL.MASK_ON": True}), datasets)
+    datasets = register_datasets([write(content, "other")])
+    adapt_config(_config(("other",), **{"MODEL.MASK_ON": True}), datasets)
 
 
-@pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_what_the_evaluation_needs_is_asked_for_before_training(write, key):
+def _with_keypoints(names, skeleton):
     content = _content()
-    del content["annotations"][2][key]
-    datasets = register_datasets([write(content)])
-    adapt_config(_config(), datasets)
-    message = _message(adapt_config, _config(test=("mine",)), datasets)
-    assert f"annotation 3 of the dataset mine has no {key}, " in message
+    for category in content["categories"]:
+        category |= {"keypoints": names, "skeleton": skeleton}
+    for annotation in content["annotations"]:
+        annotation |= {"keypoints": [4, 4, 2] * len(names), "num_keypoints": len(names)}
+    return content
+
+
+def test_keypoints_have_the_names_the_mirror_images_and_the_skeleton_of_the_file(write):
+    names = ["nose", "Left_ear", "Right_ear", "l.eye", "r.eye", "EAR-L", "EAR-R", "tail", "lear"]
+    datasets = register_datasets([write(_with_keypoints(names, [[1, 2], [1, 3]]))])
+    metadata = MetadataCatalog.get("mine")
+    assert metadata.keypoint_names == names
+    assert {*metadata.keypoint_flip_map} == {
+        ("Left_ear", "Right_ear"), ("l.eye", "r.eye"), ("EAR-L", "EAR-R")
+    }  # fmt: skip
+    pairs = [rule[:2] for rule in metadata.keypoint_connection_rules]
+    assert pairs == [("nose", "Left_ear"), ("nose", "Right_ear")]
+    cfg = _config(**{"MODEL.KEYPOINT_ON": True})
+    adapt_config(cfg, datasets)
+    assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 9
+    key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
+    cfg = _config(**{"MODEL.KEYPOINT_ON": True})
+    message = _message(adapt_config, cfg, datasets, stated={key})
+    assert f"{key} = 17, and the dataset mine has 9 keypoints: add {key} 9" in message
+
+
+def test_keypoints_other_than_coco_s_need_tolerances_to_be_evaluated(write):
+    datasets = register_datasets([write(_with_keypoints(["nose", "tail"], []))])
+    cfg = _config(test=("mine",), **{"MODEL.KEYPOINT_ON": True})
+    message = _message(adapt_config, cfg, datasets)
+    assert "TEST.KEYPOINT_OKS_SIGMAS are 17 and the keypoints of mine 2" in message
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05, 0.05]
+    adapt_config(cfg, datasets)

@@ -24,7 +24,8 @@ def dataset(tmp_path):
             {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category, **others}
             for box, category, others in objects
         ]
-        record = {"file_name": str(path), "image_id": 3, "annotations": annotations}
+        record = {"file_name": str(path), "image_id": 3, "width": 60, "height": 40}
+        record["annotations"] = annotations
         DatasetCatalog.register(name, lambda: [record])
         MetadataCatalog.get(name).thing_classes = list(classes)
         registered.append(name)
@@ -77,4 +78,14 @@ def test_an_image_that_cannot_be_read_is_named(dataset, tmp_path):
     name = dataset("a", [CAT])
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(UsageError, match="a.png can't be read"):
+        crop_objects([name], tmp_path / "out")
+
+
+def test_annotations_of_the_stored_image_are_not_cut_out_of_the_upright_one(dataset, tmp_path):
+    name = dataset("a", [CAT])
+    exif = Image.Exif()
+    exif[274] = 6
+    with Image.open(tmp_path / "a.png") as image:
+        image.save(tmp_path / "a.png", exif=exif)
+    with pytest.raises(UsageError, match="a.png, turned by its EXIF orientation 6: .*got .40, 60"):
         crop_objects([name], tmp_path / "out")

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +79,38 @@ def test_the_demos_config_trains_boxes_and_masks(tmp_path):
         trainer._trainer.iter = 0
         trainer._trainer.run_step()
         assert {"loss_cls", "loss_box_reg", "loss_mask"} <= set(storage.latest())
+
+
+@pytest.mark.parametrize("head", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON"])
+def test_a_repaired_file_is_trained_on_and_evaluated_and_reported(head, own_data, tmp_path):
+    """Much that other programs write: it would end in tracebacks, or in half the AP."""
+    data = list(own_data)
+    for place in (2, 6):
+        data[place - 1] = f"{data[place - 1]} {head}"
+        content = json.loads(Path(data[place]).read_text())
+        for number, category in enumerate(content["categories"]):
+            category |= {"name": number, "keypoints": ["left", "right"]}
+        for number, annotation in enumerate(content["annotations"]):
+            x, y, w, h = annotation["bbox"]
+            annotation |= {
+                "id": number,
+                "iscrowd": None,
+                "area": "large",
+                "bbox": [x, y, str(w), h],
+            }
+            annotation["keypoints"] = [x, y, 2, x + w - 1, y, 1] if number % 2 else None
+        data[place] = str(tmp_path / f"{place}.json")
+        Path(data[place]).write_text(json.dumps(content), encoding="utf-8-sig")
+    opts = [head, "True", "SOLVER.MAX_ITER", "1", "TEST.KEYPOINT_OKS_SIGMAS", "(0.05, 0.05)"]
+    opts += ["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(8,)"]
+    output = tmp_path / "output"
+    results = engine.main(arguments(data, output, opts=opts))
+    assert {"MODEL.MASK_ON": "segm", "MODEL.KEYPOINT_ON": "keypoints"}[head] in results
+    log = (output / "log.txt").read_text()
+    objects = len(json.loads(Path(data[2]).read_text(encoding="utf-8-sig"))["annotations"])
+    for line in (
+        f"{data[1]}, {data[2]}: 8 images",
+        f"repaired: iscrowd that is missing, taken as 0 ({objects} times)",
+        f"repaired: areas that are missing or no such thing, computed ({objects} times)",
+    ):
+        assert log.count(line) == 1

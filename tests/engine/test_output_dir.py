@@ -23,13 +23,17 @@ def run_there(tmp_path):
     """A directory with what a run leaves."""
     folder = tmp_path / "run"
     folder.mkdir()
-    there = config(folder, MODEL__RESNETS__NORM="GN", SEED=1, DATASETS__TRAIN="('a',)")
-    (folder / "config.yaml").write_text(there.dump())
+    (folder / "config.yaml").write_text(config(folder, **SAME).dump())
     (folder / "metrics.json").write_text('{"iteration": 19}\n')
     return folder
 
 
-SAME = {"MODEL__RESNETS__NORM": "GN", "SEED": 1, "DATASETS__TRAIN": "('a',)"}
+SAME = {
+    "MODEL__RESNETS__NORM": "GN",
+    "MODEL__GW__CLASSES": "('dog', 'cat')",
+    "SEED": 1,
+    "DATASETS__TRAIN": "('a',)",
+}
 
 
 def mistake(cfg, resume=False, eval_only=False):
@@ -74,6 +78,7 @@ def test_the_last_checkpoint_has_to_be_there(run_there):
         {},
         {"SOLVER__MAX_ITER": 5, "SOLVER__BASE_LR": 0.1, "SOLVER__IMS_PER_BATCH": 4},
         {"MODEL__DEVICE": "cpu", "MODEL__WEIGHTS": "other.pth", "TEST__EVAL_PERIOD": 7},
+        {"MODEL__GW__CLASSES": "('cat', 'dog')"},
         {"MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.5, "DATASETS__TEST": "('b',)"},
     ],
 )
@@ -87,6 +92,7 @@ def test_a_run_is_resumed_with_another_schedule_or_evaluation(run_there, overrid
         ({"MODEL__RESNETS__NORM": "GW"}, "MODEL.RESNETS.NORM GN, not MODEL.RESNETS.NORM GW"),
         ({"MODEL__FPN__OUT_CHANNELS": 64}, "MODEL.FPN.OUT_CHANNELS 256"),
         ({"SEED": 2}, "SEED 1, not SEED 2"),
+        ({"MODEL__GW__CLASSES": "('dog', 'cow')"}, "MODEL.GW.CLASSES ['cat', 'dog'], not "),
         ({"DATASETS__TRAIN": "('b',)"}, "DATASETS.TRAIN ['a']"),
     ],
 )

@@ -32,22 +32,54 @@ def test_weights_are_the_files_and_datasets_that_are_not_here_are_left_out(argum
     cfg = setup(*arguments)
     assert cfg.DATASETS.TEST == ("gw_shapes_val",) and cfg.MODEL.DEVICE == "cpu"
     expected = tiny.model(cfg).state_dict()
-    model = load_model(cfg)
+    model, classes = load_model(cfg)
+    assert classes == []
     assert not model.training
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("left_out", ["roi_heads.", "anything"])
-def test_weights_that_are_not_all_there_are_a_line(arguments, tmp_path, left_out):
+@pytest.mark.parametrize(
+    "spoilt, problem",
+    [
+        (None, "does not have this whole model: {} is not in the file, the first of 1 "),
+        (
+            torch.zeros(3),
+            r"does not have this whole model: {} is \(3,\) .* and \(7,\) in the model",
+        ),
+        (torch.full((7,), torch.nan), "has no finite values for 1 of .*, the first {}$"),
+    ],
+)
+def test_weights_that_are_not_all_there_are_a_line(arguments, tmp_path, spoilt, problem):
     config, (_, weights) = arguments
     state = torch.load(weights)["model"]
-    if left_out == "anything":
-        state["roi_heads.box_predictor.cls_score.bias"][2] = torch.nan
-    state = {name: value for name, value in state.items() if not name.startswith(left_out)}
+    state[name := "roi_heads.box_predictor.cls_score.bias"] = spoilt
+    state = {name: value for name, value in state.items() if value is not None}
     torch.save({"model": state}, tmp_path / "part.pth")
     cfg = setup(config, ["MODEL.WEIGHTS", str(tmp_path / "part.pth")])
-    with pytest.raises(UsageError, match=r"part.pth has no finite values for .* roi_heads\."):
+    with pytest.raises(UsageError, match=f"part.pth {problem.format(name)}"):
         load_model(cfg)
+
+
+def test_a_checkpoints_classes_are_the_exports_or_those_of_the_data(arguments, tmp_path):
+    config, (_, weights) = arguments
+    opts = ["MODEL.WEIGHTS", str(tmp_path / "m.pth")]
+
+    def load(classes, datasets):
+        facts = {"gw_detectron": {"classes": classes}}
+        torch.save(torch.load(weights) | facts, tmp_path / "m.pth")
+        cfg = setup(config, [*opts, "DATASETS.TEST", datasets])
+        model, stored = load_model(cfg)
+        return model.roi_heads.box_predictor.cls_score.weight, class_names(cfg, 6, stored)
+
+    names = MetadataCatalog.get("gw_shapes_val").thing_classes
+    for datasets, expected in ((("nobody_knows_it",), names[::-1]), (("gw_shapes_val",), names)):
+        rows, found = load(names[::-1], datasets)
+        assert found == expected
+        saved = torch.load(weights)["model"]["roi_heads.box_predictor.cls_score.weight"]
+        for name, row in zip(found, rows, strict=False):
+            assert torch.equal(row, saved[names[::-1].index(name)])
+    with pytest.raises(UsageError, match=r"trained on 2 classes \(cat, dog\), and here are 6"):
+        load(["cat", "dog"], ("gw_shapes_val",))
 
 
 def test_a_config_that_makes_no_model_is_a_line(arguments):
@@ -83,6 +115,7 @@ def test_class_names_are_those_of_a_known_dataset_with_as_many(tmp_path):
     cfg = tiny.config("faster", "DATASETS.TRAIN", ("not_known_here", f"{name}_train"))
     assert class_names(cfg, 6) == MetadataCatalog.get(f"{name}_train").thing_classes
     assert class_names(cfg, 7) is None
+    assert class_names(cfg, 7, list("abcdefg")) == list("abcdefg")
     assert "not_known_here" not in MetadataCatalog
 
 
@@ -141,6 +174,13 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path):
     for path in (tmp_path / "text.png", tmp_path / "missing.png"):
         with pytest.raises(UsageError, match=path.name):
             find_held_out(tiny.config("faster"), model, str(path))
+
+
+def test_an_image_of_another_size_than_its_record_says_is_named(model, picture):
+    record = {"file_name": picture, "width": 1, "height": 1}
+    DatasetCatalog.register(picture, lambda: [record])
+    with pytest.raises(UsageError, match="the annotations do not fit the image"):
+        find_held_out(tiny.config("faster", "DATASETS.TEST", (picture,)), model, "")
 
 
 @pytest.mark.parametrize("size", [(160, 224), (160, 256), (200, 267), (192, 224), (320, 160)])

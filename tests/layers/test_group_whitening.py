@@ -1,6 +1,9 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -296,11 +299,40 @@ def test_without_affine_there_is_no_state():
     assert GroupWhitening(32, affine=False).state_dict() == {}
 
 
-def test_the_authors_checkpoints_load():
-    layer = GroupWhitening(32)
-    weight, bias = torch.randn(2, 1, 32, 1, 1)
+@pytest.mark.parametrize("num_channels", [1, 32])
+@pytest.mark.parametrize("before, after", [((), ()), ((1,), ()), ((1,), (1, 1)), ((), (1, 1))])
+def test_weights_load_with_any_number_of_ones_around_c(num_channels, before, after):
+    layer = GroupWhitening(num_channels)
+    values = torch.randn(2, num_channels)
+    weight, bias = values.reshape(2, *before, num_channels, *after)
     layer.load_state_dict({"weight": weight, "bias": bias})
-    assert torch.equal(layer.weight, weight.flatten()) and torch.equal(layer.bias, bias.flatten())
+    assert torch.equal(torch.stack([layer.weight, layer.bias]), values)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1, 31), (1, 64, 1, 1), (4, 8), (2, 32), (1, 1)])
+def test_weights_of_another_size_are_an_error(shape):
+    message = f"size mismatch for weight: copying a param with shape {torch.Size(shape)}"
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        GroupWhitening(32).load_state_dict({"weight": torch.ones(shape), "bias": torch.zeros(32)})
+
+
+def test_output_and_gradients_equal_those_of_the_authors_module(device):
+    """
+    The file holds what the authors' module has computed in float64 of random numbers, with g = 64,
+    T = 5 and eps = 0: x (2, 128, 5, 7), y, dy (y's gradient) and dx; weight (1, 128, 1, 1), bias,
+    dweight and dbias.
+    """
+    arrays = np.load(Path(__file__).with_name("authors_module.npz"))
+    given = {name: torch.from_numpy(arrays[name]).double() for name in arrays}
+    x, dy = given["x"].to(device).requires_grad_(), given["dy"].to(device)
+    layer = GroupWhitening(128, 64, iterations=5, eps=0).double().to(device)
+    layer.load_state_dict({name: given[name] for name in ("weight", "bias")})
+    y = layer(x)
+    gradients = torch.autograd.grad(y, (x, layer.weight, layer.bias), dy)
+    of_function = group_whitening(x, 64, layer.weight, layer.bias, iterations=5, eps=0)
+    expected = [given[name].squeeze() for name in ("y", "dx", "dweight", "dbias")]
+    assert largest_error((y.detach(), *gradients), expected) < 1e-12
+    assert torch.equal(of_function, y)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from pycocotools.cocoeval import COCOeval
 
+from gw_detectron.data import register_datasets
 from gw_detectron.errors import UsageError
 from gw_detectron.runs import detections
 from gw_detectron.runs.detections import (
@@ -130,12 +131,11 @@ def test_dataset_is_the_one_that_all_runs_have_results_on(tmp_path, test_sets, e
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers a dataset as Detectron2's users do, unchecked."""
+    """Registers a dataset, and returns it as it is evaluated."""
     with forgotten("my_truth"):
 
         def call(dataset):
-            _, json_file, images = write_dataset(tmp_path / "my_truth", dataset)
-            register_coco_instances("my_truth", {}, json_file, images)
+            register_datasets([write_dataset(tmp_path / "my_truth", dataset, "my_truth")])
             return load_ground_truth("my_truth")
 
         yield call
@@ -168,11 +168,15 @@ def test_a_dataset_that_cannot_be_shown_is_one_line(name, message):
 
 
 @pytest.mark.parametrize("annotations", [{}, {"annotations": []}])
-def test_a_test_set_without_annotations_is_one_line(register, annotations):
+def test_a_test_set_without_annotations_is_one_line(annotations, tmp_path):
+    """Detectron2 knows some such."""
     dataset = content()
     del dataset["annotations"]
-    with pytest.raises(UsageError, match="my_truth has no ground truth"):
-        register(dataset | annotations)
+    _, json_file, images = write_dataset(tmp_path / "data", dataset | annotations)
+    with forgotten("my_truth") as name:
+        register_coco_instances(name, {}, json_file, images)
+        with pytest.raises(UsageError, match="my_truth has no ground truth"):
+            load_ground_truth(name)
 
 
 # ---- Results files ---------------------------------------------------------------------------
@@ -252,6 +256,13 @@ def write_trained_run(folder, **overrides):
     return run
 
 
+def say_classes(run, *classes):
+    """Has the run's weights say that they are of these classes, in this order."""
+    checkpoint = torch.load(f"{run}/model_final.pth") | {"gw_detectron": {"classes": [*classes]}}
+    torch.save(checkpoint, f"{run}/model_final.pth")
+    return run
+
+
 def find(tmp_path, *texts):
     return find_detections(find_sources(texts), load_ground_truth("pets"), str(tmp_path))
 
@@ -293,6 +304,15 @@ def test_results_on_another_of_the_test_sets_are_not_taken(pets, tmp_path):
         find(tmp_path, run)
 
 
+def test_results_by_categories_in_another_order_are_not_taken(pets, tmp_path):
+    for classes in (["dog", "cat"], []):
+        run = write_tested_run(tmp_path / f"run {classes}", perfect(), MODEL__GW__CLASSES=classes)
+        assert find(tmp_path, run)[0].file.startswith(run)
+    run = write_tested_run(tmp_path / "run", perfect(), MODEL__GW__CLASSES=["cat", "dog"])
+    with pytest.raises(UsageError, match="neither results on pets nor .*model_final.pth"):
+        find(tmp_path, run)
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
@@ -304,6 +324,25 @@ def test_a_model_of_other_classes_is_a_mistake(pets, tmp_path, overrides, messag
     run = write_run(tmp_path / "run", **(TINY | overrides))
     (tmp_path / "run" / "model_final.pth").touch()
     with pytest.raises(UsageError, match=message):
+        find(tmp_path, run)
+
+
+def test_classes_are_the_models_own_and_not_those_of_their_numbers(pets, tmp_path):
+    in_order, exchanged = (
+        find(tmp_path, say_classes(write_trained_run(tmp_path / "-".join(names)), *names))[0]
+        for names in (("dog", "cat"), ("cat", "dog"))
+    )
+    other = {DOG: CAT, CAT: DOG}
+    assert {found["category_id"] for found in in_order.found.anns.values()} == {DOG, CAT}
+    for id, found in in_order.found.anns.items():
+        there = exchanged.found.anns[id]
+        assert there["category_id"] == other[found["category_id"]]
+        assert there["bbox"] == pytest.approx(found["bbox"], abs=1e-3)
+
+
+def test_a_model_of_classes_with_other_names_is_a_mistake(pets, tmp_path):
+    run = say_classes(write_trained_run(tmp_path / "run"), "dog", "fish")
+    with pytest.raises(UsageError, match=r"2 classes \(dog, fish\), and here .* \(dog, cat\)"):
         find(tmp_path, run)
 
 

@@ -106,7 +106,7 @@ def test_rows_and_norms_of_one_label_are_told_apart_by_what_differs(table_of):
 
 def test_what_is_incidental_does_not_part_seeds(table_of):
     table = table_of(
-        {"SEED": 1, "OUTPUT_DIR": "a", "MODEL__DEVICE": "cpu"},
+        {"SEED": 1, "OUTPUT_DIR": "a", "MODEL__DEVICE": "cpu", "MODEL__GW__CLASSES": ("cat",)},
         {"SEED": 2, "OUTPUT_DIR": "b", "SOLVER__CHECKPOINT_PERIOD": 7, "TEST__EVAL_PERIOD": 50},
     )
     assert [len(line.runs) for line in table.lines] == [2]

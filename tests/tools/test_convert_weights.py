@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 import convert_weights
@@ -11,9 +12,10 @@ def run(*arguments):
     convert_weights.main(parser.parse_args([str(argument) for argument in arguments]))
 
 
-def test_it_converts_and_reports(tmp_path, capsys):
-    source, target = tmp_path / "resnet18.pth", tmp_path / "weights" / "R-18.pth"
-    torch.save(resnet18(num_classes=2).state_dict(), source)
+@pytest.mark.parametrize("save, name", [(torch.save, "r.pth"), (save_file, "r.safetensors")])
+def test_it_converts_and_reports(save, name, tmp_path, capsys):
+    source, target = tmp_path / name, tmp_path / "weights" / "R-18.pth"
+    save(resnet18(num_classes=2).state_dict(), source)
     run(source, target)
     network, norms = capsys.readouterr().out.splitlines()
     assert network.startswith("ResNet (MODEL.RESNETS: DEPTH 18,")

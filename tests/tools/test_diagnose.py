@@ -116,6 +116,28 @@ def test_a_diverged_config_with_weights_is_measured_by_groups_as_asked(
 
 
 @pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda checkpoint: checkpoint.update(gw_detectron={"classes": ["cat", "dog"]}),
+            r"trained on 2 classes \(cat, dog\), and here are 6 classes",
+        ),
+        (
+            lambda checkpoint: checkpoint["model"].pop("roi_heads.box_predictor.cls_score.bias"),
+            "does not have this whole model: roi_heads.box_predictor.cls_score.bias is not",
+        ),
+    ],
+)
+def test_weights_of_another_model_are_a_line(runs, data, tmp_path, change, message):
+    change(checkpoint := torch.load(runs["GN"] / "model_final.pth"))
+    torch.save(checkpoint, tmp_path / "other.pth")
+    detector = ["--config-file", runs["GN"] / "config.yaml", "--weights", tmp_path / "other.pth"]
+    with pytest.raises(UsageError, match=message):
+        run(*detector, *data, "--output", tmp_path)
+    (tmp_path / "other.pth").unlink()
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         ([], "RUN_DIR"),

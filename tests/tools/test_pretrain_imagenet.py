@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
+
+from gw_detectron.engine.pretraining import setup
+from pretrain_imagenet import argument_parser
 
 from ..engine.pretraining.commands import CONFIGS, command, remove_checkpoints
 from ..engine.pretraining.images import CLASSES, draw_folder
@@ -63,9 +67,12 @@ def test_a_broken_image_stops_the_run_with_its_name(data, tmp_path, monkeypatch,
 
 def test_weights_of_another_kind_are_not_evaluated(data, tmp_path, monkeypatch, capsys):
     weights = tmp_path / "weights.pth"
+    arguments = argument_parser().parse_args(command(data, tmp_path))
+    whole = build_model(setup(arguments)).state_dict()
+    backbone = {name: value for name, value in whole.items() if name.startswith("backbone.")}
     for model, fragment in (
-        ({"backbone.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}, "lack"),
-        ({"linear.weight": torch.zeros(1000, 512)}, "linear.weight is (1000, 512)"),
+        (backbone, "linear.weight is not in the file"),
+        (whole | {"linear.weight": torch.zeros(1000, 512)}, "linear.weight is (1000, 512)"),
     ):
         torch.save({"model": model}, weights)
         opts = ["MODEL.WEIGHTS", weights]

@@ -9,8 +9,6 @@ from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from ...checkpoint import WeightsCheckpointer
-from ...errors import UsageError
 from ..interruption import StopWhenAsked, let_workers_be
 from ..trainer import Trainer
 from . import data
@@ -18,25 +16,8 @@ from . import data
 CHECKPOINTS_KEPT = 2  # beside model_final.pth; an epoch's checkpoint of a large model is 1 GB
 
 
-class ClassifierCheckpointer(WeightsCheckpointer):
-    """WeightsCheckpointer that takes the whole classifier or nothing."""
-
-    def _load_model(self, checkpoint: dict):
-        incompatible = super()._load_model(checkpoint)
-        for name, found, expected in incompatible.incorrect_shapes:
-            raise UsageError(f"the weights' {name} is {found}, the classifier's {expected}")
-        if incompatible.missing_keys:
-            raise UsageError(
-                f"the weights lack {incompatible.missing_keys[0]}, so they are not a classifier's; "
-                "evaluate model_final.pth or another checkpoint of this tool"
-            )
-        return incompatible
-
-
 class ClassifierTrainer(Trainer):
     """The detectors' Trainer on a folder of images, evaluated by top-1 and top-5."""
-
-    weights_checkpointer = ClassifierCheckpointer
 
     def build_hooks(self) -> list[HookBase]:
         built = super().build_hooks()
