@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -154,15 +155,23 @@ class Objects:
             found = list(map(numbers, polygons)) if isinstance(polygons, list) else [None]
             is_mask = None not in found
             if is_mask:
-                # One of 4 numbers would be a box to pycocotools
-                good = [one for one in found if len(one) >= 6 and len(one) % 2 == 0]
-                dropped = "polygons of fewer than 3 points or half a point, left out"
+                good = [one for one in found if _has_area(one)]
+                dropped = "polygons of fewer than 3 points, half a point or no area, left out"
                 self.repairs[dropped] += len(found) - len(good)
                 self.repairs[WRITTEN_AS_TEXT] += found != polygons
                 if good:
                     record["segmentation"] = good
         kind = "a list of polygons [x, y, x, y, ...] or a run-length encoding of the image's size"
         require(is_mask, f"the segmentation of {what}", given, kind)
+
+
+def _has_area(polygon: Sequence[float]) -> bool:
+    """Whether x, y, x, y, ... enclose something; 4 numbers would be a box to pycocotools."""
+    if len(polygon) < 6 or len(polygon) % 2:
+        return False
+    x, y = polygon[::2], polygon[1::2]
+    twice = sum(map(mul, x, [*y[1:], y[0]])) - sum(map(mul, y, [*x[1:], x[0]]))
+    return abs(twice) > 1e-6
 
 
 def _is_whole(rle: Mapping[str, Any], size: int) -> bool:
@@ -333,14 +342,13 @@ def _check_sizes(images: list[Any], image_dir: str, repairs: Counter[str]) -> No
 
 
 def _check_crowd(annotation: dict[str, Any], what: str, repairs: Counter[str]) -> None:
-    if "ignore" in annotation and annotation["ignore"] in (None, "", "0"):
-        del annotation["ignore"]  # Detectron2 takes none but a 0
-        repairs["ignore that is null or a text, taken as 0"] += 1
-    elif annotation.get("ignore"):
+    ignored = annotation.pop("ignore", 0)
+    if ignored and ignored != "0":
         raise UsageError(
             f'{what} has "ignore", which Detectron2 does not know; for a region to be left '
             'out of the training, "iscrowd": 1 does the same'
         )
+    repairs["ignore that is null or another nothing, taken as 0"] += ignored != 0
     given = annotation.get("iscrowd")
     if given is None:
         repairs["iscrowd that is missing, taken as 0"] += 1

@@ -110,7 +110,8 @@ def adapt_config(
         if other_classes is not None:
             _require_same_classes(datasets[0].name, datasets[0].classes, name, other_classes)
     _set_num_classes(cfg, datasets[0], stated)
-    _set_keypoints(cfg, datasets[0], stated)
+    if cfg.MODEL.KEYPOINT_ON:
+        _set_keypoints(cfg, datasets, stated)
     for dataset in datasets:
         name = dataset.name
         _require_complete(cfg, dataset, trains=name in train_names, tests=name in test_names)
@@ -254,21 +255,24 @@ def _require_complete(cfg: CfgNode, dataset: CocoDataset, trains: bool, tests: b
             raise UsageError(f"the dataset {dataset.name}: {lacks[key]}{way_out}")
 
 
-def _set_keypoints(cfg: CfgNode, dataset: CocoDataset, stated: Container[str]) -> None:
-    points, key = dataset.annotations.keypoints, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
-    if not (cfg.MODEL.KEYPOINT_ON and points):
+def _set_keypoints(cfg: CfgNode, datasets: Sequence[CocoDataset], stated: Container[str]) -> None:
+    points = {d.name: d.annotations.keypoints.names for d in datasets if d.annotations.keypoints}
+    if not points:
         return
-    head, number = cfg.MODEL.ROI_KEYPOINT_HEAD, len(points.names)
+    if len({*points.values()}) > 1:
+        raise UsageError(f"The keypoints of the datasets {' and '.join(points)} are not the same")
+    (name, names), *_ = points.items()
+    head, key = cfg.MODEL.ROI_KEYPOINT_HEAD, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
     if key not in stated:
-        head.NUM_KEYPOINTS = number
-    elif head.NUM_KEYPOINTS != number:
+        head.NUM_KEYPOINTS = len(names)
+    elif head.NUM_KEYPOINTS != len(names):
         raise UsageError(
-            f"The config says {key} = {head.NUM_KEYPOINTS}, and the dataset {dataset.name} has "
-            f"{number} keypoints: add {key} {number}"
+            f"The config says {key} = {head.NUM_KEYPOINTS}, and the dataset {name} has "
+            f"{len(names)} keypoints: add {key} {len(names)}"
         )
     sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS or [0] * _COCO_KEYPOINTS)
-    if cfg.DATASETS.TEST and sigmas != number:
+    if cfg.DATASETS.TEST and sigmas != len(names):
         raise UsageError(
-            f"TEST.KEYPOINT_OKS_SIGMAS are {sigmas} and the keypoints of {dataset.name} {number}: "
-            "add one for each, their tolerances in COCO's evaluation (COCO's own are .025 to .107)"
+            f"TEST.KEYPOINT_OKS_SIGMAS are {sigmas} and the keypoints of {name} {len(names)}: add "
+            "one for each, their tolerances in COCO's evaluation (COCO's own are .025 to .107)"
         )

@@ -55,6 +55,7 @@ class Keypoints:
                     "visibility of 0, 1 or 2",
                 )
                 found = [0] * 3 * len(self.names)
+                repairs["keypoints that are no such thing, taken as not labelled"] += 1
             elif found != given:
                 repairs[WRITTEN_AS_TEXT] += 1
         labelled = sum(visibility > 0 for visibility in found[2::3])

@@ -386,3 +386,16 @@ def test_keypoints_other_than_coco_s_need_tolerances_to_be_evaluated(write):
     assert "TEST.KEYPOINT_OKS_SIGMAS are 17 and the keypoints of mine 2" in message
     cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05, 0.05]
     adapt_config(cfg, datasets)
+
+
+def test_datasets_of_other_keypoints_are_one_line(write):
+    files = {name: _with_keypoints(names, []) for name, names in (("mine", "ab"), ("other", "ba"))}
+    for content in files.values():
+        for category in content["categories"]:
+            category["keypoints"] = list(category["keypoints"])
+    datasets = register_datasets([write(content, name) for name, content in files.items()])
+    cfg = _config(("mine", "other"))
+    adapt_config(cfg, datasets)
+    cfg.MODEL.KEYPOINT_ON = True
+    message = _message(adapt_config, cfg, datasets)
+    assert message == "The keypoints of the datasets mine and other are not the same"
