@@ -253,7 +253,7 @@ WHOLE_FILES = {
         {"keypoint": 'no category has "keypoints", their names'}),
     "a keypoint of one side": (
         in_both(lambda c: [one["keypoints"].__setitem__(2, "tail") for one in c["categories"]]),
-        {"keypoint train": "a keypoint left_ear and none of the other side"}),
+        {"keypoint": "a keypoint left_ear and none of the other side"}),
     "boxes are two corners": (
         swapped(lambda x, y, w, h: [x + 12, y + 6, x + w + 6, y + h + 6]), "two corners"),
     "boxes are fractions": (
