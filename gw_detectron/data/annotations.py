@@ -53,11 +53,9 @@ class Ids:
             require_keys(entry, ("id",), f'entry {position} of "{name}"')
         found = [_whole(entry["id"]) for entry in entries]
         self._convert = _whole
-        if (
-            all(isinstance(entry["id"], str) for entry in entries)
-            and len(set(map(type, found))) > 1
-        ):
-            self._convert, found = str, [entry["id"] for entry in entries]
+        given = [entry["id"] for entry in entries]
+        if {str}.issuperset(map(type, given)) and len(set(map(type, found))) > 1:
+            self._convert, found = str, given
         self._known = set()
         for position, (entry, id) in enumerate(zip(entries, found, strict=True)):
             what = f'the "id" of entry {position} of "{name}"'
@@ -258,7 +256,7 @@ def check(content: Any, image_dir: str) -> Annotations:
         require_keys(annotation, ("image_id", "category_id"), where)
         what = f"annotation {annotation['id']!r}" if "id" in annotation else where
         objects.check(annotation, what)
-        _check_crowd(annotation, what, repairs)
+        _check_flags(annotation, what, repairs)
         _check_area(annotation, objects)
         if keypoints:
             keypoints.check(annotation, what, repairs, lacks)
@@ -341,7 +339,7 @@ def _check_sizes(images: list[Any], image_dir: str, repairs: Counter[str]) -> No
             image[key] = int(size)
 
 
-def _check_crowd(annotation: dict[str, Any], what: str, repairs: Counter[str]) -> None:
+def _check_flags(annotation: dict[str, Any], what: str, repairs: Counter[str]) -> None:
     ignored = annotation.pop("ignore", 0)
     if ignored and ignored != "0":
         raise UsageError(
@@ -395,7 +393,10 @@ def _check_format(annotations: list[Any], sizes: Mapping[Any, tuple[int, int]]) 
 
 def _drop_empty(content: dict[str, Any], sizes: Mapping[Any, tuple[int, int]]) -> Counter[Any]:
     """
-    Leaves out boxes without area in their image, which nothing can detect; by category.
+    Leaves out annotations whose boxes have no area in their image, which nothing can detect.
+
+    Returns:
+        category -> how many.
 
     Raises:
         UsageError: there are too many of them.

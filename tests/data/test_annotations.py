@@ -215,14 +215,8 @@ CASES = [
 ]
 
 
-def swapped(change):
-    """What changes boxes (x, y, w, h) and leaves the masks out, which would tell."""
-
-    def apply(content):
-        for annotation in content["annotations"]:
-            annotation["bbox"] = change(*annotation["bbox"])
-
-    return apply
+def every_box(change):
+    return every("bbox", lambda annotation: change(*annotation["bbox"]))
 
 
 WHOLE_FILES = {
@@ -255,11 +249,11 @@ WHOLE_FILES = {
         in_both(lambda c: [one["keypoints"].__setitem__(2, "tail") for one in c["categories"]]),
         {"keypoint": "a keypoint left_ear and none of the other side"}),
     "boxes are two corners": (
-        swapped(lambda x, y, w, h: [x + 12, y + 6, x + w + 6, y + h + 6]), "two corners"),
+        every_box(lambda x, y, w, h: [x + 12, y + 6, x + w + 6, y + h + 6]), "two corners"),
     "boxes are fractions": (
-        swapped(lambda x, y, w, h: [x / 30, y / 20, w / 30, h / 20]), "fractions of the image's"),
+        every_box(lambda x, y, w, h: [x / 30, y / 20, w / 30, h / 20]), "fractions of the image's"),
     "boxes are a centre and a size": (
-        swapped(lambda x, y, w, h: [22, 12, 15, 14]), "a centre and a size"),
+        every_box(lambda x, y, w, h: [22, 12, 15, 14]), "a centre and a size"),
 }  # fmt: skip
 CASES += [pytest.param(*case, id=name) for name, case in WHOLE_FILES.items()]
 MODELS = {
