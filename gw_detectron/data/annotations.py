@@ -273,6 +273,8 @@ def check(content: Any, image_dir: str) -> Annotations:
     _number_anew(content["annotations"], repairs)
     repairs = +repairs
     report = _report(content, names, dropped, repairs, lacks)
+    if keypoints and not keypoints.flip_map:
+        report += "\nno keypoint has a left or right in its name: mirrored images exchange none"
     classes = tuple(names[id] for id in sorted(names))
     return Annotations(classes, lacks, keypoints, bool(repairs or dropped), report)
 

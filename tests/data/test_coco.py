@@ -364,7 +364,7 @@ def test_keypoints_have_the_names_the_mirror_images_and_the_skeleton_of_the_file
     names = ["nose", "Left_ear", "Right_ear", "l.eye", "r.eye", "EAR-L", "EAR-R", "tail", "lear"]
     datasets = register_datasets([write(_with_keypoints(names, [[1, 2], [1, 3]]))])
     metadata = MetadataCatalog.get("mine")
-    assert metadata.keypoint_names == names
+    assert metadata.keypoint_names == names and "left or right" not in datasets[0].report
     assert {*metadata.keypoint_flip_map} == {
         ("Left_ear", "Right_ear"), ("l.eye", "r.eye"), ("EAR-L", "EAR-R")
     }  # fmt: skip
@@ -381,6 +381,7 @@ def test_keypoints_have_the_names_the_mirror_images_and_the_skeleton_of_the_file
 
 def test_keypoints_other_than_coco_s_need_tolerances_to_be_evaluated(write):
     datasets = register_datasets([write(_with_keypoints(["nose", "tail"], []))])
+    assert "no keypoint has a left or right" in datasets[0].report
     cfg = _config(test=("mine",), **{"MODEL.KEYPOINT_ON": True})
     message = _message(adapt_config, cfg, datasets)
     assert "TEST.KEYPOINT_OKS_SIGMAS are 17 and the keypoints of mine 2" in message
