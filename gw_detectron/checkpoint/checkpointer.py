@@ -48,8 +48,8 @@ class WeightsCheckpointer(DetectionCheckpointer):
     which nothing fits the model, or only a part the backbone: Detectron2 would train the rest from
     scratch. It reads .safetensors, too.
 
-    The weights of a file that says its classes go to the same classes of the model, whatever the
-    order of either.
+    Where a file names its classes, their weights go to the model's classes of the same names,
+    whatever the order of either.
 
     load raises :class:`UsageError` on all that is refused, and on a file that cannot be had, that
     is cut short or damaged, or that holds no weights.
@@ -111,17 +111,18 @@ class WeightsCheckpointer(DetectionCheckpointer):
         if theirs and ours and theirs != ours:
             if sorted(theirs) == sorted(ours) and len({*ours}) == self._num_classes:
                 self.class_rows = class_rows(self.model, [theirs.index(name) for name in ours])
-            if not self.class_rows:
+            if self.class_rows:
+                logger.info(
+                    f"The classes of {self._file} are matched by name: here they are in another "
+                    "order"
+                )
+            else:
                 self._others = f"{self._file} was trained on {describe(theirs, ours)}, and here "
                 self._others += f"are {describe(ours, theirs)}"
         if self._others and self.whole:
             raise UsageError(
                 f"{self._others}: take the data that it was trained on, or weights that were "
                 "trained on this data"
-            )
-        if self.class_rows:
-            logger.info(
-                f"The classes of {self._file} are matched by name: here they are in another order"
             )
         state = checkpoint["model"]
         for name, rows in self.class_rows.items():
@@ -155,7 +156,7 @@ class WeightsCheckpointer(DetectionCheckpointer):
                 "such convolutions; is it of another MODEL.RESNETS.DEPTH?"
                 f"{_conversion(self._file)}"
             )
-        # Of BN alone, which does without it
+        # Only BN has this count, and it works without it
         unfit = {n: text for n, text in unfit.items() if not n.endswith(".num_batches_tracked")}
         if self.whole:
             self._require_whole(unfit)
@@ -164,7 +165,8 @@ class WeightsCheckpointer(DetectionCheckpointer):
         super()._log_incompatible_keys(incompatible)
 
     def _require_whole(self, unfit: dict[str, str]) -> None:
-        for name, problem in unfit.items():
+        if unfit:
+            name, problem = next(iter(unfit.items()))
             raise UsageError(
                 f"{self._file} does not have this whole model: {name} {problem}, the first of "
                 f"{len(unfit)} such weights; take a checkpoint of the whole trained model, as "

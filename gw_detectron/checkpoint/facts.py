@@ -1,4 +1,4 @@
-"""What a checkpoint says beside its weights, and which rows of the weights belong to a class."""
+"""What a checkpoint holds beside its weights, and which rows of the weights belong to a class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _SHOWN = 4  # names of a longer list of classes
 
 
 def facts(cfg: CfgNode) -> dict[str, Any]:
-    """Of the model that cfg describes: values that torch.load(weights_only=True) takes."""
+    """What a checkpoint says of cfg's model, in values that torch.load(weights_only=True) takes."""
     return {
         "classes": list(cfg.MODEL.GW.CLASSES),
         "norm": cfg.MODEL.RESNETS.NORM,
@@ -28,14 +28,14 @@ def facts(cfg: CfgNode) -> dict[str, Any]:
 
 def class_rows(model: nn.Module, order: Sequence[int]) -> dict[str, Tensor]:
     """
-    What brings the classes of a model into another order.
+    The indices that bring the classes of a model's weights into another order.
 
     Args:
         order: of the model's K classes: the number that the class at each place had before.
 
     Returns:
-        name in the state dict -> indices into the first dimension, for all that has rows of single
-        classes in Detectron2's heads of Faster, Mask and Cascade R-CNN, C4's and RetinaNet.
+        name in the state dict -> indices into the first dimension, for every tensor with rows for
+        single classes in Detectron2's heads of Faster, Mask and Cascade R-CNN, C4 and RetinaNet.
     """
     found = {}
     for prefix, module in model.named_modules():

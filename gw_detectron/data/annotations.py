@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import mul
 from typing import Any
@@ -51,9 +51,8 @@ class Ids:
         """
         for position, entry in enumerate(entries):
             require_keys(entry, ("id",), f'entry {position} of "{name}"')
-        found = [_whole(entry["id"]) for entry in entries]
-        self._convert = _whole
         given = [entry["id"] for entry in entries]
+        self._convert, found = _whole, [*map(_whole, given)]
         if {str}.issuperset(map(type, given)) and len(set(map(type, found))) > 1:
             self._convert, found = str, given
         self._known = set()
@@ -176,13 +175,13 @@ def _is_whole(rle: Mapping[str, Any], size: int) -> bool:
     """Whether its runs make up the image: of shorter ones pycocotools makes what is in memory."""
     counts = rle.get("counts")
     if isinstance(counts, str):
-        counts = list(_runs(counts))
+        counts = _runs(counts)
     if not isinstance(counts, list) or not {int}.issuperset(map(type, counts)):
         return False
     return sum(counts) == size and min(counts) >= 0
 
 
-def _runs(text: str) -> Iterator[int]:
+def _runs(text: str) -> list[int]:
     """
     COCO's compressed counts: five bits a character, the lowest first, of a run less the one two
     before it.
@@ -196,7 +195,7 @@ def _runs(text: str) -> Iterator[int]:
             value -= (code & 16) << (shift - 4)
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
-    yield from runs
+    return runs
 
 
 # ---- The file --------------------------------------------------------------------------------
@@ -211,7 +210,8 @@ class Annotations:
         classes: names in the order of the model's class indices, which is that of category ids.
         lacks: what a config may ask of it -> why it is not there. The keys: "training" and
             "evaluation", where there is no object; "segmentation"; "polygons", where a mask is
-            run-length encoded; "keypoints" and "labelled keypoints".
+            run-length encoded; "keypoints"; "labelled keypoints"; and "flip", where a keypoint has
+            no counterpart on the other side.
         keypoints: of the category that has some.
         is_changed: something was repaired.
         report: what it gives, in lines.
@@ -268,13 +268,18 @@ def check(content: Any, image_dir: str) -> Annotations:
                 lacks.setdefault("segmentation", f"{what} has no mask")
             elif isinstance(mask, dict):
                 lacks.setdefault("polygons", f"{what} has a run-length encoded mask, not polygons")
+    if keypoints and not any(annotation["num_keypoints"] for annotation in annotations):
+        lacks["labelled keypoints"] = "no object has a labelled keypoint"
     _check_format(annotations, sizes)
     dropped = _drop_empty(content, sizes)
     _number_anew(content["annotations"], repairs)
+    crowds = sum(annotation["iscrowd"] for annotation in content["annotations"])
+    if crowds == len(content["annotations"]):
+        why = f": all {crowds} are crowd regions (iscrowd 1)" if crowds else ""
+        lacks["training"] = f"there is no object to train on{why}"
+        lacks["evaluation"] = f"there is no object to evaluate on{why}"
     repairs = +repairs
-    report = _report(content, names, dropped, repairs, lacks)
-    if keypoints and not keypoints.flip_map:
-        report += "\nno keypoint has a left or right in its name: mirrored images exchange none"
+    report = _report(content, names, dropped, repairs, keypoints)
     classes = tuple(names[id] for id in sorted(names))
     return Annotations(classes, lacks, keypoints, bool(repairs or dropped), report)
 
@@ -381,11 +386,12 @@ def _check_format(annotations: list[Any], sizes: Mapping[Any, tuple[int, int]]) 
         looks = "fractions of the image's size"
     elif np.mean((x + w > width + 1) | (y + h > height + 1)) > 0.1:
         corners = (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)
-        centres = (np.abs(2 * x - width) <= width - w + 2) & (
-            np.abs(2 * y - height) <= height - h + 2
-        )
-        looks = "two corners [x, y, x, y]" * bool(corners.all())
-        looks = looks or "a centre and a size" * bool(centres.all())
+        across = np.abs(2 * x - width) <= width - w + 2
+        down = np.abs(2 * y - height) <= height - h + 2
+        if corners.all():
+            looks = "two corners [x, y, x, y]"
+        elif (across & down).all():
+            looks = "a centre and a size"
     if looks:
         raise UsageError(
             f"its boxes look like {looks}: as COCO's [x, y, width, height] they are not within "
@@ -435,9 +441,9 @@ def _report(
     names: Mapping[Any, str],
     dropped: Counter[Any],
     repairs: Counter[str],
-    lacks: dict[str, str],
+    keypoints: Keypoints | None,
 ) -> str:
-    """A row a class, and what was repaired; adds to lacks where there is no object."""
+    """A row a class, what was repaired, and what training may miss."""
     annotations = content["annotations"]
     objects, crowd = (
         Counter(a["category_id"] for a in annotations if a["iscrowd"] == is_crowd)
@@ -446,10 +452,6 @@ def _report(
     images: defaultdict[Any, set[Any]] = defaultdict(set)
     for annotation in annotations:
         images[annotation["category_id"]].add(annotation["image_id"])
-    if not objects:
-        crowds = f": all {crowd.total()} are crowd regions (iscrowd 1)" if crowd else ""
-        lacks["training"] = f"there is no object to train on{crowds}"
-        lacks["evaluation"] = f"there is no object to evaluate on{crowds}"
     columns = {"images": {id: len(of) for id, of in images.items()}, "objects": objects}
     columns |= {"crowd": crowd} if crowd else {}
     columns |= {"no area, left out": dropped} if dropped else {}
@@ -462,4 +464,6 @@ def _report(
     if without := [names[id] for id in sorted(names) if not objects[id]]:
         more = ", ..." if len(without) > 5 else ""
         lines.append(f"no object of {', '.join(without[:5])}{more}")
+    if keypoints and not keypoints.flip_map:
+        lines.append("no keypoint has a left or right in its name: mirrored images exchange none")
     return "\n".join(lines)

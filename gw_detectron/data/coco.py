@@ -33,8 +33,8 @@ class CocoDataset:
     A registered dataset.
 
     Attributes:
-        file: its annotations, as the user named them.
-        annotations: what they give. Their content is not kept.
+        file: the path of its annotations, as the user wrote it.
+        annotations: what the file gives.
     """
 
     name: str
@@ -54,8 +54,8 @@ class CocoDataset:
 def register_datasets(entries: Iterable[Sequence[str]]) -> list[CocoDataset]:
     """
     Registers datasets for `DATASETS.TRAIN` and `DATASETS.TEST`, after reading all of their
-    annotations and looking for all of their images. Where annotations need a repair, a copy is
-    registered, which has the same ids of images and categories.
+    annotations and looking for all of their images. Where annotations need a repair, a repaired
+    copy of the file is registered; images and categories keep their ids in it.
 
     Args:
         entries: a (name, path of the annotations, directory of the images) per dataset.
@@ -144,7 +144,7 @@ def _register(name: str, json_file: str, image_dir: str) -> CocoDataset:
 def _read(json_file: str, image_dir: str, changed: int) -> tuple[Annotations, str]:
     """
     Args:
-        changed: when the file was; a process reads each version once.
+        changed: when the file was changed last; a process reads each version once.
 
     Returns:
         (what the annotations give, the path of the file or of its repaired copy)
@@ -161,7 +161,7 @@ def _read(json_file: str, image_dir: str, changed: int) -> tuple[Annotations, st
 
 @functools.cache
 def _copies() -> tempfile.TemporaryDirectory:
-    """A folder that goes with the process."""
+    """A folder that is removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="gw_detectron-")
 
 
@@ -228,10 +228,7 @@ def _require_complete(cfg: CfgNode, dataset: CocoDataset, trains: bool, tests: b
     """Detectron2 and pycocotools, for two, would find out late, with a traceback."""
     has_masks = cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
     has_keypoints = cfg.MODEL.KEYPOINT_ON
-    points = dataset.annotations.keypoints
-    lacks = dict(dataset.annotations.lacks)
-    if points and points.one_sided:
-        lacks["flip"] = f"there is a keypoint {points.one_sided} and none of the other side"
+    lacks = dataset.annotations.lacks
     needed = {
         "training": (trains, ""),
         "evaluation": (tests, ""),

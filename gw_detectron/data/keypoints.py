@@ -29,11 +29,6 @@ class Keypoints:
         pairs = {name: _mirrored(name) for name in self.names}
         return [(name, other) for name, other in pairs.items() if other in pairs and name < other]
 
-    @property
-    def one_sided(self) -> str:
-        """The first with a side in its name and no counterpart; "" where there is none."""
-        return next((n for n in self.names if _mirrored(n) not in self.names), "")
-
     def check(
         self, annotation: dict[str, Any], what: str, repairs: Counter[str], lacks: dict[str, str]
     ) -> None:
@@ -61,17 +56,14 @@ class Keypoints:
         labelled = sum(visibility > 0 for visibility in found[2::3])
         if annotation.get("num_keypoints") != labelled:
             repairs["num_keypoints that are missing or wrong, counted"] += 1
-        if labelled:
-            lacks.pop("labelled keypoints", None)
         annotation["keypoints"], annotation["num_keypoints"] = found, labelled
 
 
 def keypoints_of(categories: Sequence[dict[str, Any]], lacks: dict[str, str]) -> Keypoints | None:
     """
-    Those of the categories that have "keypoints", the names; None, and a note in lacks, where none
-    has, or several have others.
+    Those of the categories that have "keypoints", the names; None where none has, or several have
+    others. Notes in lacks why, and a keypoint of one side.
     """
-    lacks["labelled keypoints"] = "no object has a labelled keypoint"
     found = {}
     for category in categories:
         names = category.get("keypoints")
@@ -89,6 +81,8 @@ def keypoints_of(categories: Sequence[dict[str, Any]], lacks: dict[str, str]) ->
         lacks["keypoints"] = "its categories have different keypoints" if found else none
         return None
     ((names, category),) = found.items()
+    if one_sided := [name for name in names if _mirrored(name) not in names]:
+        lacks["flip"] = f"there is a keypoint {one_sided[0]} and none of the other side"
     skeleton = category.get("skeleton")
     pairs = skeleton if isinstance(skeleton, list) else []
     joined = [

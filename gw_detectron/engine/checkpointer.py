@@ -15,7 +15,7 @@ class Checkpointer(WeightsCheckpointer):
     """
     WeightsCheckpointer under which a file has its old content or all of its new one, and
     `last_checkpoint` names a checkpoint that is whole; weights that are not finite are not saved.
-    Each says the facts of its model, and is resumed from with all of its weights.
+    Each also holds the facts of its model; a run is resumed only with all of the model's weights.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):

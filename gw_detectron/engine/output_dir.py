@@ -135,9 +135,9 @@ def _require_same_run(cfg: CfgNode, eval_only: bool) -> None:
     there, here = flatten(config), flatten(yaml.safe_load(cfg.dump()))
     keys = [k for k in there.keys() & here.keys() if _tells_runs_apart(k, eval_only)]
     there, here = ({k: c[k] for k in sorted(keys)} for c in (there, here))
-    for config in (there, here):  # weights are matched by their names, whatever their order
-        if "MODEL.GW.CLASSES" in config:
-            config["MODEL.GW.CLASSES"] = sorted(config["MODEL.GW.CLASSES"])
+    for values in (there, here):  # weights are matched by the classes' names, not their order
+        if "MODEL.GW.CLASSES" in values:
+            values["MODEL.GW.CLASSES"] = sorted(values["MODEL.GW.CLASSES"])
     if there != here:
         theirs, ours = differences([there, here])
         raise UsageError(

@@ -215,7 +215,7 @@ def find_detections(
 
 
 def _results_file(run: Run, truth: GroundTruth) -> str | None:
-    """None as well where the run's categories came in another order, and had other ids perhaps."""
+    """None also where the run had its categories in another order: their ids may be others."""
     classes = [*truth.classes.values()]
     has_these = [*(run.config.get("MODEL.GW.CLASSES") or classes)] == classes
     return run.results_file(truth.name) if has_these else None

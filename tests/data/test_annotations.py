@@ -14,7 +14,6 @@ import torch
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
-    MetadataCatalog,
     get_detection_dataset_dicts,
 )
 from detectron2.structures import Boxes, Instances
@@ -264,9 +263,8 @@ MODELS = {
 
 
 @pytest.fixture
-def write(tmp_path):
-    """Writes a dataset and returns its entry; all names are forgotten after the test."""
-    before = set(DatasetCatalog), set(MetadataCatalog)
+def write(tmp_path, new_names_are_forgotten):
+    """Writes a dataset and returns its entry."""
     (tmp_path / "images" / "sub").mkdir(parents=True)
     for name in (*FILES.values(), "sub/c.png"):
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / name)
@@ -276,10 +274,7 @@ def write(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         return name, str(tmp_path / f"{name}.json"), str(tmp_path / "images")
 
-    yield call
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog) - names:
-            catalog.pop(name)
+    return call
 
 
 def setup(model, *entries, opts=()):
