@@ -23,6 +23,7 @@ from torch import nn
 
 from ..errors import UsageError
 from .norm import get_norm
+from .weight_standardization import replace_norm
 
 _BLOCK_POSITIONS = ("B1", "B2", "B3", "B12", "B13", "B23", "B123")
 POSITIONS = ("S1", *_BLOCK_POSITIONS, *(f"S1-{block}" for block in _BLOCK_POSITIONS))
@@ -119,7 +120,7 @@ def parse_positions(positions: str) -> tuple[bool, tuple[int, ...]]:
 
 def _replace_norm(conv: nn.Module, norm: str) -> None:
     reference = conv.weight
-    conv.norm = get_norm(norm, conv.out_channels).to(reference.device, reference.dtype)
+    replace_norm(conv, get_norm(norm, conv.out_channels).to(reference.device, reference.dtype))
 
 
 def _with_base_norm(cfg: CfgNode) -> CfgNode:

@@ -1,5 +1,5 @@
 """
-The name of the norm: "GW" and "GW(option=value, ...)" wherever Detectron2 takes one.
+The name of the norm: "GW" and "GW(option=value, ...)" wherever Detectron2 takes one, and "+WS".
 
 Detectron2's get_norm knows a fixed set of names, and its modules import it by name, so binding the
 name anew would miss whatever was imported before. Instead the function itself, which they all
@@ -18,6 +18,7 @@ from torch import nn
 
 from ..errors import UsageError
 from ..layers import GroupWhitening
+from .weight_standardization import SUFFIX, with_weight_standardization
 
 # What Detectron2's own get_norm knows, for error messages; get_norm decides.
 STOCK_NAMES = ("BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
@@ -36,12 +37,18 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     Args:
         norm: "GW" (the paper's layer: 64 groups, T = 5), "GW(option=value, ...)" with the options
             of :class:`GroupWhitening`, e.g. "GW(num_groups=16, method=zca)"; or whatever Detectron2
-            takes: another norm's name, a callable of the channel count, "" or None.
+            takes: another norm's name, a callable of the channel count, "" or None. A name with
+            "+WS" also standardises the weights of the convolution before the norm.
         out_channels: the number of channels it normalises.
 
     Raises:
         UsageError: on an unknown name, option or value.
     """
+    if isinstance(norm, str) and norm.rstrip().endswith(SUFFIX):
+        with_weights = get_norm(norm.rstrip().removesuffix(SUFFIX).rstrip(), out_channels)
+        if with_weights is None:
+            raise UsageError(f'norm "{norm}" has no norm before {SUFFIX}')
+        return with_weight_standardization(with_weights)
     options = parse_gw(norm) if isinstance(norm, str) else None
     if options is not None:
         try:
@@ -53,7 +60,7 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     except KeyError:
         raise UsageError(
             f'unknown norm "{norm}"; {_choices(norm, ("GW", *STOCK_NAMES))}; '
-            'GW takes options, e.g. "GW(num_groups=32)"'
+            f'GW takes options, e.g. "GW(num_groups=32)", and each can have {SUFFIX}, "GN{SUFFIX}"'
         ) from None
 
 

@@ -106,7 +106,7 @@ def check_pretraining(cfg: CfgNode, defaults: CfgNode) -> None:
 
 
 def _check_training_from_scratch(cfg: CfgNode) -> None:
-    if "FrozenBN" in (cfg.MODEL.RESNETS.NORM, cfg.MODEL.GW.BASE_NORM):
+    if any(n.startswith("FrozenBN") for n in (cfg.MODEL.RESNETS.NORM, cfg.MODEL.GW.BASE_NORM)):
         raise UsageError(
             "FrozenBN has no statistics before there are weights: use BN for MODEL.RESNETS.NORM "
             "and MODEL.GW.BASE_NORM; the detectors freeze it"
