@@ -4,15 +4,18 @@
 import argparse
 import sys
 
-from arguments import add_trust, run_tool, tool_parser
+from arguments import add_dataset, add_trust, run_tool, tool_parser
 
 EPILOG = """
 The lines of a config are told apart by their norms; runs that differ only in the SEED are one
-line, their AP a mean ± the standard deviation. A gain is over the FrozenBN run of the same config,
-else over the BN run. Where a run is a row of the paper's COCO tables, the paper's AP stands beside.
-Runs that are unfinished or failed are named below the table.
+line, their AP a mean ± the standard deviation. Where a run is a row of the paper's COCO tables, the
+paper's AP stands beside. Below are the differences between every two norms of a config, with two
+95 % intervals: over the seeds (Student's, of runs with the same SEED) and over the images (a
+bootstrap of the same runs, where their detections and the dataset are there). If an interval holds
+0, the difference is called none. Runs that are unfinished or failed are named at the end.
 
-example:
+examples:
+  compare_runs.py output/norms --dataset my_val data/val.json data/images
   compare_runs.py output/faster_frozenbn output/faster_gw --plot output/faster.png
   compare_runs.py output --csv > output/runs.csv
 """
@@ -29,16 +32,19 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plot", metavar="FILE.png", help="draw AP and training loss against iterations"
     )
+    add_dataset(parser)
     add_trust(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
+    from gw_detectron.data import register_datasets
     from gw_detectron.errors import UsageError
     from gw_detectron.runs.plot import save_plot
     from gw_detectron.runs.run import find_runs
     from gw_detectron.runs.table import make_table
 
+    register_datasets(args.dataset)
     table = make_table(find_runs(args.runs, args.trust_config))
     if args.csv:
         print(table.csv(), end="")

@@ -44,8 +44,9 @@ def main(args: argparse.Namespace) -> None:
     from gw_detectron.errors import UsageError
     from gw_detectron.files import whole_folder
 
+    content = read_json(args.file)
     with mistakes_of(args.file):
-        parts = split(read_json(args.file), args.fraction, args.seed)
+        parts = split(content, args.fraction, args.seed)
     try:
         with whole_folder(args.output) as folder:
             for name, part in zip(("train.json", "val.json"), parts, strict=True):

@@ -31,9 +31,12 @@ def split(
     for name in ("images", "annotations"):
         require(isinstance(content[name], list), f'"{name}"', content[name], "a list")
     images, annotations = content["images"], content["annotations"]
+    require(0 < fraction < 1, "the fraction", fraction, "a number between 0 and 1")
     number = round(fraction * len(images))
-    if not 0 < number < len(images):
-        raise UsageError(f"{fraction:g} of {len(images)} images are {number}: a part would be empty")
+    if number in (0, len(images)):
+        raise UsageError(
+            f"{fraction:g} of {len(images)} images are {number}: a part would be empty"
+        )
     ids = Ids(images, "images", Counter())
     drawn = {image["id"] for image in random.Random(seed).sample(images, number)}
     parts = []

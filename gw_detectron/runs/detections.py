@@ -167,14 +167,20 @@ class Detections:
             nan where there is no object (crowd regions are none).
         """
         with _silence():
-            evaluation = COCOeval(self.truth.coco, self.found, task)
-            evaluation.params.imgIds = list(image_ids) or evaluation.params.imgIds
-            evaluation.params.maxDets, evaluation.params.areaRng = [100], [[0, 1e10]]
-            evaluation.evaluate()
+            evaluation = self.evaluate(task, image_ids)
             evaluation.accumulate()
         precision = evaluation.eval["precision"]
         precision = precision[precision > -1]  # that is what classes without an object have
         return 100 * float(precision.mean()) if precision.size else float("nan")
+
+    def evaluate(self, task: str = "bbox", image_ids: Sequence[Any] = ()) -> COCOeval:
+        """The matches of detections and objects, over objects of all areas; args as of `ap`."""
+        with _silence():
+            evaluation = COCOeval(self.truth.coco, self.found, task)
+            evaluation.params.imgIds = list(image_ids) or evaluation.params.imgIds
+            evaluation.params.maxDets, evaluation.params.areaRng = [100], [[0, 1e10]]
+            evaluation.evaluate()
+        return evaluation
 
     def aps(self, image_ids: Sequence[Any] = ()) -> str:
         """The box AP, and the mask AP where there are masks, in words."""
@@ -204,7 +210,7 @@ def find_detections(
     """
     detections = []
     for label, source in sources.items():
-        file = _results_file(source, truth) if isinstance(source, Run) else source
+        file = kept_results(source, truth) if isinstance(source, Run) else source
         if not file:
             file = os.path.join(output, f"{label.replace(os.sep, '-')}.json")
             results = _run_model(source, truth, label, trust)
@@ -214,8 +220,11 @@ def find_detections(
     return detections
 
 
-def _results_file(run: Run, truth: GroundTruth) -> str | None:
-    """None also where the run had its categories in another order: their ids may be others."""
+def kept_results(run: Run, truth: GroundTruth) -> str | None:
+    """
+    The file of what a run has found on a dataset. None where there is none, or where the run had
+    the categories in another order: their ids may be others.
+    """
     classes = [*truth.classes.values()]
     has_these = [*(run.config.get("MODEL.GW.CLASSES") or classes)] == classes
     return run.results_file(truth.name) if has_these else None

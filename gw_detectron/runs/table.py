@@ -1,10 +1,11 @@
-"""Runs as a table: seeds merged, each norm's gain over batch norm, the paper's APs beside."""
+"""Runs as a table: seeds merged, the paper's APs beside, and the differences between the norms."""
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -12,11 +13,18 @@ import pandas as pd
 from ..config import differences, flatten
 from ..model_zoo import get_config
 from .config_norms import Config, norm_label, norms, stock_backbone
+from .difference import ap_differences
 from .run import METRICS, Run
 
 __all__ = ["Line", "Table", "experiment", "make_table"]
 
 T = TypeVar("T")
+
+_ON_DIFFERENCES = (
+    "In brackets are 95 % intervals: Student's over pairs of runs with the same seed, and a "
+    "bootstrap over the test images with the same runs. A difference whose interval holds 0 is "
+    "none."
+)
 
 # Where, when and how often it ran, and what it is called: no part of the experiment
 _INCIDENTAL = re.compile(
@@ -29,8 +37,6 @@ _OF_NORM = re.compile(
     r".*\.NORM|MODEL\.BACKBONE\.NAME|MODEL\.GW\..*|TEST\.PRECISE_BN\..*|INPUT\.FORMAT"
     r"|MODEL\.(WEIGHTS|PIXEL_MEAN|PIXEL_STD|RESNETS\.STRIDE_IN_1X1)"
 )
-# What a gain is counted from: the first of these that a row has
-_BASELINES = ("FrozenBN", "BN", "SyncBN")
 
 
 @dataclass
@@ -40,15 +46,12 @@ class Line:
 
     Attributes:
         config, norm: labels; together with the iterations no other line has the same.
-        gains: metric -> the mean's gain over the baseline, that of the first of FrozenBN, BN,
-            SyncBN in the same row; empty where there is none.
     """
 
     config: str
     norm: str
     dataset: str
     runs: list[Run]
-    gains: dict[str, float] = field(default_factory=dict)
 
     @property
     def iterations(self) -> int:
@@ -66,7 +69,6 @@ class Line:
         mean, deviation = self.aps.mean(), self.aps.std()  # of the sample, over n - 1
         for metric, name in METRICS.items():
             cells[name], cells[f"{name} std"] = mean.get(metric), deviation.get(metric)
-        cells["gain"], cells["gain (mask)"] = map(self.gains.get, ("bbox/AP", "segm/AP"))
         papers = _papers().get(_experiment_key(self.runs[0].config), ())
         return cells | dict(zip(("paper's box AP", "paper's mask AP"), papers, strict=False))
 
@@ -75,38 +77,50 @@ class Line:
 class Table:
     """
     Attributes:
-        lines: of finished runs.
+        rows: lines of finished runs, together those of one config and dataset, whatever the norms.
         problems: (directory, why it is not in a line) of the other runs.
     """
 
-    lines: list[Line]
+    rows: list[list[Line]]
     problems: list[tuple[str, str]]
 
+    @property
+    def lines(self) -> list[Line]:
+        return [line for row in self.rows for line in row]
+
     def markdown(self) -> str:
-        """The table, what its columns mean, and the runs that are not in it."""
-        parts = [self._markdown() if self.lines else "No run has a result yet."]
+        """The table, the differences between the norms, and the runs that are not in it."""
+        parts = [self._markdown() if self.rows else "No run has a result yet."]
+        parts += [*self._differences, _ON_DIFFERENCES] if self._differences else []
         if self.problems:
             parts.append("Not in the table:")
             parts.append("\n".join(f"- {path}: {why}" for path, why in self.problems))
         return "\n\n".join(parts) + "\n"
 
+    @functools.cached_property
+    def _differences(self) -> list[str]:
+        """A title and a list for each row and kind of AP; it takes seconds a run."""
+        parts = []
+        for row, task in itertools.product(self.rows, ("bbox", "segm")):
+            metric = f"{task}/AP"
+            runs_of = {line.norm: line.runs for line in row if metric in line.aps}
+            if found := ap_differences(runs_of, row[0].dataset, task):
+                title = f"{METRICS[metric]}, {row[0].config}, {row[0].iterations} iterations:"
+                parts += [title, "\n".join(f"- {difference}" for difference in found)]
+        return parts
+
     def _markdown(self) -> str:
         frame = self._frame()
         texts = frame[[name for name in frame if not name.endswith(" std")]].copy()
         for name in texts.select_dtypes("float"):
-            text = "{:+.2f}" if name.startswith("gain") else "{:.2f}"
-            texts[name] = texts[name].map(text.format, na_action="ignore").fillna("-")
+            texts[name] = texts[name].map("{:.2f}".format, na_action="ignore").fillna("-")
             if f"{name} std" in frame:
                 deviations = frame[f"{name} std"].map(" ± {:.2f}".format, na_action="ignore")
                 texts[name] += deviations.fillna("")
         align = ["left", "left", *["right"] * (texts.shape[1] - 2)]
         table = texts.to_markdown(index=False, disable_numparse=True, colalign=align)
-        notes = []
-        if frame["seeds"].max() > 1:
-            notes.append("AP is the mean over the seeds ± their standard deviation (n - 1).")
-        if "gain" in frame:
-            notes.append("Gains are over the FrozenBN (else BN) run of the same config.")
-        return "\n\n".join([table, " ".join(notes)]).rstrip()
+        note = "AP is the mean over the seeds ± their standard deviation (n - 1)."
+        return f"{table}\n\n{note}" if frame["seeds"].max() > 1 else table
 
     def csv(self) -> str:
         """A header and the lines, a number a cell, unrounded; without the runs in problems."""
@@ -141,11 +155,7 @@ def make_table(runs: Iterable[Run]) -> Table:
         of_each = differences([experiment(line.runs[0].config) for line in same])
         for line, difference in zip(same, of_each, strict=True):
             line.norm += f", {difference}" if difference else ""
-    for row in rows:
-        baseline = _baseline(row)
-        for line in row if baseline else ():
-            line.gains = dict(line.aps.mean() - baseline.aps.mean())
-    return Table(lines, problems)
+    return Table(rows, problems)
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
@@ -154,14 +164,6 @@ def _grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
     for item in items:
         groups.setdefault(json.dumps(key(item), sort_keys=True), []).append(item)
     return list(groups.values())
-
-
-def _baseline(row: list[Line]) -> Line | None:
-    for norm in _BASELINES:
-        for line in row:
-            if set(norms(line.runs[0].config).values()) - {""} == {norm}:
-                return line
-    return None
 
 
 # ---- What a config describes -----------------------------------------------------------------

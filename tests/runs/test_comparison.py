@@ -90,7 +90,7 @@ def test_all_norms_of_a_seed_come_before_the_next_seed(compare, training, tmp_pa
 
     output = tmp_path / "output"
     text = (output / "comparison.md").read_text()
-    assert "+3.00 |" in text and "(comparison.png)" in text
+    assert "- GN - BN: +3.0, [3.0, 3.0] over 2 seeds\n" in text and "(comparison.png)" in text
     assert (output / "comparison.png").stat().st_size > 10_000
     assert {p.name for p in output.glob("*/*/*.pth")} == {"model_final.pth"}
     begun, done = capfd.readouterr().out.splitlines()[:2]

@@ -51,29 +51,59 @@ def test_one_seed_has_no_deviation_and_columns_that_no_run_has_are_left_out(tabl
         "iterations": "200",
         "box AP": "40.12",
         "AP50": "60.12",
-        "gain": "+0.00",
     }
     records = [train_record(199), eval_record(200, 40.0, segm__AP=35.0, bbox__APs=math.nan)]
     (row,) = cells(table_of({"records": records, "MODEL__RESNETS__NORM": "GN"}))
-    assert row["mask AP"] == "35.00" and not {"APs", "gain"} & row.keys()
+    assert row["mask AP"] == "35.00" and "APs" not in row
 
 
-def test_gains_are_over_frozen_bn_of_the_same_row(table_of):
+def listed(table):
+    """The differences, by the titles of their lists."""
+    parts = table.markdown().split("\n\n")
+    return {
+        title: [line.removeprefix("- ") for line in found.splitlines()]
+        for title, found in itertools.pairwise(parts)
+        if title.endswith(" iterations:")
+    }
+
+
+def test_the_differences_between_the_norms_of_a_row_are_listed(table_of):
     table = table_of(
-        {"ap": 43.5, **everywhere("GW")},
-        {"ap": 41.0, **everywhere("BN")},
         {"ap": 40.0, "MODEL__RESNETS__NORM": "FrozenBN"},
-        {"ap": 39.0, **everywhere("FrozenBN")},
+        {"ap": 41.0, **everywhere("BN")},
+        {"ap": 43.5, **everywhere("GW")},
         {"ap": 50.0, "SOLVER__MAX_ITER": 400, **everywhere("GW")},
     )
-    gains = {(row["norm"], row["iterations"]): row["gain"] for row in cells(table)}
-    assert gains == {
-        ("FrozenBN", "200"): "+0.00",
-        ("GW", "200"): "+3.50",
-        ("BN", "200"): "+1.00",
-        ("FrozenBN, FPN FrozenBN", "200"): "-1.00",
-        ("GW", "400"): "-",
+    assert listed(table) == {
+        "box AP, Faster R-CNN R-50-FPN 2fc, from scratch, val, 200 iterations:": [
+            "BN - FrozenBN: +1.0",
+            "GW - FrozenBN: +3.5",
+            "GW - BN: +2.5",
+        ]
     }
+
+
+def test_what_the_intervals_are_is_said_where_there_are_differences(table_of):
+    one = {"ap": 40.0, **everywhere("BN")}
+    assert "interval" not in table_of(one).markdown()
+    both = table_of(
+        *(one | {"SEED": s} for s in (1, 2)), *(everywhere("GN") | {"SEED": s} for s in (1, 2))
+    )
+    assert "GN - BN: none, +0.0, [0.0, 0.0] over 2 seeds" in both.markdown()
+    assert both.markdown().endswith("A difference whose interval holds 0 is none.\n")
+
+
+def test_mask_ap_has_a_list_of_its_own(table_of):
+    records = {ap: [train_record(199), eval_record(200, 40.0, segm__AP=ap)] for ap in (33.0, 35.0)}
+    table = table_of(
+        {"records": records[33.0], "MODEL__MASK_ON": True, **everywhere("BN")},
+        {"records": records[35.0], "MODEL__MASK_ON": True, **everywhere("GW")},
+        {"ap": 39.0, "MODEL__MASK_ON": True, **everywhere("GN")},  # without a mask AP
+    )
+    boxes, masks = listed(table).items()
+    assert boxes[0].startswith("box AP, Mask R-CNN") and len(boxes[1]) == 3
+    assert masks[0].startswith("mask AP, Mask R-CNN")
+    assert masks[1] == ["GW, mask head none - BN, mask head none: +2.0"]
 
 
 def test_weights_and_their_input_belong_to_the_norm(table_of):
@@ -88,7 +118,7 @@ def test_weights_and_their_input_belong_to_the_norm(table_of):
         },
         {"ap": 48.0, **everywhere("GN")},  # from scratch is another row
     )
-    assert [row["gain"] for row in cells(table)] == ["+0.00", "+4.00", "-"]
+    assert [*listed(table).values()] == [["GN - FrozenBN: +4.0"]]
 
 
 def test_rows_and_norms_of_one_label_are_told_apart_by_what_differs(table_of):

@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ pytest.importorskip("detectron2")
 import compare_runs
 from gw_detectron.errors import UsageError
 
+from ..runs.pets import forgotten, perfect, write_dataset, write_tested_run
 from ..runs.synthetic import eval_record, everywhere, train_record, write_run
 
 
@@ -29,7 +31,8 @@ def run(*arguments):
 def test_it_prints_the_table_and_what_is_not_in_it_and_draws_the_plot(runs, tmp_path, capsys):
     run(runs, "--plot", str(tmp_path / "plot.png"))
     out = capsys.readouterr().out
-    assert "41.50 ± 2.12 |" in out and "+2.50 |" in out
+    assert "41.50 ± 2.12 |" in out
+    assert "- GW(num_groups=16, iterations=7) - BN: +4.0\n" in out  # with the seed that both have
     assert f"- {runs}/late: stopped at iteration 119 of 200" in out
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
@@ -40,7 +43,16 @@ def test_csv_has_numbers_in_cells_of_their_own_and_nothing_else(runs, capsys):
     bn, gw = csv.DictReader(io.StringIO(out))
     assert (float(bn["box AP"]), float(bn["box AP std"])) == (41.5, pytest.approx(4.5**0.5))
     assert gw["norm"] == "GW(num_groups=16, iterations=7)" and gw["box AP std"] == ""
-    assert float(gw["gain"]) == 2.5 and "late: stopped" in err
+    assert "late: stopped" in err
+
+
+def test_a_named_dataset_adds_the_interval_over_its_images(tmp_path, capsys):
+    with forgotten("pets") as name:
+        dataset = write_dataset(tmp_path / "data", name=name)
+        for norm, results in (("BN", perfect()[:1]), ("GN", perfect())):
+            write_tested_run(tmp_path / "runs" / norm, results, ap=50.0, **everywhere(norm))
+        run(str(tmp_path / "runs"), "--dataset", *dataset)
+    assert re.search(r"- GN - BN: .*, \[\d.*, 100\.0\] over images\n", capsys.readouterr().out)
 
 
 def test_nothing_to_draw_is_said_after_the_table(tmp_path, capsys):
