@@ -70,6 +70,8 @@ def ap_differences(
         runs_of: norm -> runs that were evaluated on the dataset.
         task: "bbox" or "segm", of which all runs have an AP.
     """
+    if len(runs_of) < 2:
+        return []
     samples = _samples([run for runs in runs_of.values() for run in runs], dataset, task)
     found = []
     for (other, theirs), (norm, ours) in itertools.combinations(runs_of.items(), 2):
@@ -103,21 +105,20 @@ def _student(values: np.ndarray) -> tuple[float, float]:
 
 def _samples(runs: Sequence[Run], dataset: str, task: str) -> dict[str, np.ndarray]:
     """Path of a run -> its AP on each sample of the images; empty where there is one without."""
-    if len(runs) < 2:
-        return {}
     samples = {}
     try:
         truth = load_ground_truth(dataset)
-        counts = None
         for run in tqdm(runs, f"{dataset}: AP on samples of the images", disable=None, unit="run"):
             file = kept_results(run, truth)
             if file is None:
                 raise UsageError(f"{run.path} has kept no detections there")
-            evaluation = read_results(run.label, file, truth).evaluate(task)
+            detections = read_results(run.label, file, truth)
+            if task == "segm" and not detections.has_masks:
+                raise UsageError(f"not all detections in {file} have masks")
+            evaluation = detections.evaluate(task)
             num_images = len(evaluation.params.imgIds)
-            if counts is None:  # the same samples for all
-                generator = np.random.default_rng(0)
-                counts = generator.multinomial(num_images, [1 / num_images] * num_images, _SAMPLES)
+            random = np.random.default_rng(0)  # the same samples for all runs
+            counts = random.multinomial(num_images, [1 / num_images] * num_images, _SAMPLES)
             samples[run.path] = resampled_aps(evaluation, counts)
     except UsageError as error:
         logger.warning(f"no intervals over the images of {dataset}: {error}")

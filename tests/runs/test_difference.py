@@ -107,6 +107,18 @@ def test_all_runs_see_the_same_samples(pets, tmp_path):
     np.testing.assert_array_equal(found.over_images, (0, 0))
 
 
+def test_a_norm_alone_has_no_differences_and_no_warning(runs_of, caplog):
+    assert ap_differences(runs_of({"GN": {1: 40.0, 2: 41.0}}), "val") == [] and not caplog.records
+
+
+def test_boxes_have_no_interval_of_masks(pets, tmp_path, caplog):
+    runs = {n: [read_run(write_tested_run(tmp_path / n, perfect()))] for n in "ab"}
+    for (run,) in runs.values():
+        run.evaluations[pets][200]["segm/AP"] = 50.0
+    (found,) = ap_differences(runs, pets, "segm")
+    assert found.over_images is None and "have masks" in caplog.text
+
+
 @pytest.mark.parametrize(
     "test, reason",
     [("('unknown',)", "unknown is not registered: .*--dataset unknown"), (None, "kept no detec")],
