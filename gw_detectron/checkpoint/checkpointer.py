@@ -38,6 +38,9 @@ _OF_ARRAYS = {
 # A convolution of a ResNet by Detectron2's name, with its stage
 _CONVOLUTION = re.compile(r"\b(stem|res[2-5])\.(?:\d+\.)?(?:conv\d|shortcut)\.weight$")
 
+# Norms that share their weights
+_BATCH_NORM = re.compile(r"^(?:Frozen|Sync|nnSync|naiveSync)BN(?:_N)?")
+
 # What DataParallel, DistributedDataParallel and torch.compile put before every name
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 
@@ -162,6 +165,7 @@ class WeightsCheckpointer(DetectionCheckpointer):
             self._require_whole(unfit)
         elif self._others:
             self._tell_what_begins_anew(unfit)
+        self._warn_of_other_settings()
         super()._log_incompatible_keys(incompatible)
 
     def _require_whole(self, unfit: dict[str, str]) -> None:
@@ -172,10 +176,14 @@ class WeightsCheckpointer(DetectionCheckpointer):
                 f"{len(unfit)} such weights; take a checkpoint of the whole trained model, as "
                 "model_final.pth, with its own config"
             )
-        if self.stored and self._facts:
-            theirs, ours = differences([_settings(self.stored), _settings(self._facts)])
-            if theirs:
-                logger.warning(f"{self._file} was trained with {theirs}, and here is {ours}")
+
+    def _warn_of_other_settings(self) -> None:
+        """Norms have the same weights, so that nothing else would tell."""
+        theirs, ours = _settings(self.stored), _settings(self._facts)
+        known = [key for key in theirs if theirs[key] and ours.get(key)]
+        theirs, ours = differences([{key: of[key] for key in known} for of in (theirs, ours)])
+        if theirs:
+            logger.warning(f"{self._file} was trained with {theirs}, and here is {ours}")
 
     def _tell_what_begins_anew(self, unfit: dict[str, str]) -> None:
         layers = list(dict.fromkeys(name.rpartition(".")[0] for name in unfit))
@@ -258,8 +266,13 @@ def _errors_in_one_line(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _settings(facts: dict[str, Any]) -> dict[str, Any]:
-    """By the keys of the config."""
-    return {"MODEL.RESNETS.NORM": facts.get("norm"), "INPUT.FORMAT": facts.get("input_format")}
+    """By the keys of the config. Detectors freeze the batch norm of a pre-trained backbone."""
+    settings = {
+        "MODEL.RESNETS.NORM": facts.get("norm"),
+        "MODEL.GW.BASE_NORM": facts.get("base_norm"),
+        "INPUT.FORMAT": facts.get("input_format"),
+    }
+    return {key: _BATCH_NORM.sub("BN", value or "") for key, value in settings.items()}
 
 
 def _conversion(path: str) -> str:

@@ -21,6 +21,7 @@ def facts(cfg: CfgNode) -> dict[str, Any]:
     return {
         "classes": list(cfg.MODEL.GW.CLASSES),
         "norm": cfg.MODEL.RESNETS.NORM,
+        "base_norm": cfg.MODEL.GW.BASE_NORM if "build_gw_" in cfg.MODEL.BACKBONE.NAME else None,
         "input_format": cfg.INPUT.FORMAT,
         "version": __version__,
     }

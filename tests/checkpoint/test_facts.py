@@ -169,17 +169,39 @@ def test_weights_without_facts_that_do_not_fit_are_refused_as_a_whole_alone(tmp_
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_another_norm_or_input_is_a_warning_of_whole_loads(whole, tmp_path, logged):
+def test_another_norm_or_input_is_a_warning(whole, tmp_path, logged):
     path = save(config("faster", CLASSES), tmp_path)
     load(path, config("faster", CLASSES), whole)
     assert logged == []
-    opts = ["MODEL.RESNETS.NORM", "GW(num_groups=4, iterations=2)", "INPUT.FORMAT", "BGR"]
+    opts = ["MODEL.RESNETS.NORM", f"{tiny.GW}+WS", "INPUT.FORMAT", "BGR"]
     load(path, config("faster", CLASSES, *opts), whole)
     line = (
         f"{path} was trained with MODEL.RESNETS.NORM {tiny.GW}, INPUT.FORMAT RGB, and here is "
         f"MODEL.RESNETS.NORM {opts[1]}, INPUT.FORMAT BGR"
     )
-    assert logged == [("warning", line)] * whole
+    assert logged == [("warning", line)]
+
+
+BASE = "MODEL.GW.BASE_NORM"
+
+
+@pytest.mark.parametrize(
+    "trained_with, here, warning",
+    [
+        (("MODEL.RESNETS.NORM", "BN"), ("MODEL.RESNETS.NORM", "FrozenBN"), ""),
+        (("MODEL.RESNETS.NORM", "BN+WS"), ("MODEL.RESNETS.NORM", "SyncBN+WS"), ""),
+        (("MODEL.RESNETS.NORM", "GN"), ("MODEL.RESNETS.NORM", "GN+WS"), "NORM GN, and here is"),
+        ((BASE, "BN"), (BASE, "FrozenBN"), ""),
+        (("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"), (BASE, "FrozenBN"), ""),
+        ((BASE, "BN+WS"), (BASE, "BN"), "NORM BN+WS, and here is MODEL.GW.BASE_NORM BN"),
+    ],
+)
+def test_batch_norm_may_be_frozen_and_weights_may_not_be_standardised_anew(
+    trained_with, here, warning, tmp_path, logged
+):
+    path = save(config("faster", CLASSES, *trained_with), tmp_path)
+    load(path, config("faster", CLASSES, *here), whole=False)
+    assert [warning in line for _, line in logged] == [True] * bool(warning)
 
 
 def test_a_long_list_of_classes_begins_with_those_that_the_other_lacks():

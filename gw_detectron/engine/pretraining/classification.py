@@ -13,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 
 from ... import config
 from ...checkpoint import require_weights
+from ...checkpoint.facts import KEY, facts
 from ...errors import UsageError
 from ..check import check_config
 from ..output_dir import claimed
@@ -86,7 +87,7 @@ def main(args: argparse.Namespace) -> OrderedDict:
             logger.info(_describe(trainer.cfg, num_images))
             results, model = train(trainer, args.resume)
             if comm.is_main_process():
-                save_backbone(model, os.path.join(cfg.OUTPUT_DIR, "backbone.pth"))
+                save_backbone(model, os.path.join(cfg.OUTPUT_DIR, "backbone.pth"), cfg)
     if comm.is_main_process():
         values = flatten_results_dict(results).items()
         logger.info(", ".join(f"{name} {value:.2f}" for name, value in values))
@@ -103,9 +104,10 @@ def _describe(cfg: CfgNode, num_images: int) -> str:
     )
 
 
-def save_backbone(model: ImageClassifier, path: str) -> None:
+def save_backbone(model: ImageClassifier, path: str, cfg: CfgNode) -> None:
     """
-    Writes the backbone of a classifier in the format of Detectron2's model zoo.
+    Writes the backbone of a classifier in the format of Detectron2's model zoo, with its norms and
+    input format.
 
     The names are the backbone's own; "matching_heuristics" makes Detectron2 find them in any
     detector. Batch norm's count of batches is left out: FrozenBN has none, and BN does without.
@@ -115,10 +117,9 @@ def save_backbone(model: ImageClassifier, path: str) -> None:
         for name, value in model.backbone.state_dict().items()
         if not name.endswith(".num_batches_tracked")
     }
+    content = {"model": weights, "__author__": "gw_detectron", "matching_heuristics": True}
     with PathManager.open(path, "wb") as file:
-        torch.save(
-            {"model": weights, "__author__": "gw_detectron", "matching_heuristics": True}, file
-        )
+        torch.save(content | {KEY: facts(cfg)}, file)
     logger.info(
         f"The backbone is in {path}: train a detector with the same MODEL.RESNETS and "
         f"MODEL.GW.POSITIONS, and MODEL.WEIGHTS {path}"

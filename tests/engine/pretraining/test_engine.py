@@ -153,6 +153,7 @@ def test_a_detector_starts_from_the_written_file(data, trained, norm, monkeypatc
         if name.startswith("backbone.") and "num_batches" not in name
     }
     assert file["model"].keys() == expected.keys() and file["matching_heuristics"] is True
+    assert file["gw_detectron"]["norm"] == NORMS[norm][1]
 
     model, complaints = detector(norm), []
     monkeypatch.setattr(
