@@ -7,12 +7,14 @@ import sys
 from arguments import add_dataset, add_trust, run_tool, tool_parser
 
 EPILOG = """
-The lines of a config are told apart by their norms; runs that differ only in the SEED are one
-line, their AP a mean ± the standard deviation. Where a run is a row of the paper's COCO tables, the
-paper's AP stands beside. Below are the differences between every two norms of a config, with two
-95 % intervals: over the seeds (Student's, of runs with the same SEED) and over the images (a
-bootstrap of the same runs, where their detections and the dataset are there). If an interval holds
-0, the difference is called none. Runs that are unfinished or failed are named at the end.
+Runs that differ only in the SEED are one line, their AP a mean ± the standard deviation. The lines
+of a config are told apart by their norms, and by the learning rate, since each norm has a best one
+of its own. Where a run is a row of the paper's COCO tables, the paper's AP stands beside.
+
+Below are the differences between every two lines of a config, with two 95 % intervals: over the
+seeds (Student's, of runs with the same SEED) and over the images (a bootstrap of the same runs,
+where their detections and the dataset are there). If an interval holds 0, the difference is called
+none. Runs that are unfinished or failed are named at the end.
 
 examples:
   compare_runs.py output/norms --dataset my_val data/val.json data/images

@@ -32,10 +32,12 @@ _INCIDENTAL = re.compile(
     r"|MODEL\.DEVICE|MODEL\.GW\.(CLASSES|DIAGNOSTICS_PERIOD)|TEST\.(EVAL_PERIOD|EXPECTED_RESULTS)"
     r"|SOLVER\.(CHECKPOINT_PERIOD|REFERENCE_WORLD_SIZE)"
 )
-# The norms, where they are, and what weights that were pre-trained with one dictate
+_RATE = "SOLVER.BASE_LR"
+# The norms, where they are, what weights that were pre-trained with one dictate, and the learning
+# rate, since each norm has a best one of its own
 _OF_NORM = re.compile(
     r".*\.NORM|MODEL\.BACKBONE\.NAME|MODEL\.GW\..*|TEST\.PRECISE_BN\..*|INPUT\.FORMAT"
-    r"|MODEL\.(WEIGHTS|PIXEL_MEAN|PIXEL_STD|RESNETS\.STRIDE_IN_1X1)"
+    r"|MODEL\.(WEIGHTS|PIXEL_MEAN|PIXEL_STD|RESNETS\.STRIDE_IN_1X1)|SOLVER\.BASE_LR"
 )
 
 
@@ -146,16 +148,21 @@ def make_table(runs: Iterable[Run]) -> Table:
     ]
     rows = _grouped(lines, lambda line: (line.dataset, _row(line.runs[0].config)))
     lines = [line for row in rows for line in row]
-    # Labels that would stand for two rows, or for two lines of a row, are told apart
+    for row in rows:
+        _tell_apart(row, "norm", lambda config: {_RATE: config[_RATE]})
+    # Labels that would stand for two rows, or for two lines of a row
     for same in _grouped(lines, lambda line: (line.config, line.iterations)):
-        of_each = differences([_row(line.runs[0].config) for line in same])
-        for line, difference in zip(same, of_each, strict=True):
-            line.config += f", {difference}" if difference else ""
+        _tell_apart(same, "config", _row)
     for same in _grouped(lines, lambda line: (line.config, line.iterations, line.norm)):
-        of_each = differences([experiment(line.runs[0].config) for line in same])
-        for line, difference in zip(same, of_each, strict=True):
-            line.norm += f", {difference}" if difference else ""
+        _tell_apart(same, "norm", experiment)
     return Table(rows, problems)
+
+
+def _tell_apart(lines: list[Line], label: str, keys_of: Callable[[Config], dict[str, Any]]) -> None:
+    """Adds to a label of each line, in place, the keys in which not all lines agree."""
+    of_each = differences([keys_of(line.runs[0].config) for line in lines])
+    for line, difference in zip(lines, of_each, strict=True):
+        setattr(line, label, ", ".join(filter(None, [getattr(line, label), difference])))
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
@@ -231,4 +238,4 @@ def _papers() -> dict[str, tuple[float, ...]]:
 
 def _experiment_key(config: Config) -> str:
     """With the row's norms, but not what its weights dictate, which may be another's."""
-    return json.dumps([_row(config), norms(config)], sort_keys=True)
+    return json.dumps([_row(config), norms(config), config[_RATE]], sort_keys=True)

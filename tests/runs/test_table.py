@@ -125,13 +125,27 @@ def test_rows_and_norms_of_one_label_are_told_apart_by_what_differs(table_of):
     first, second, third = cells(
         table_of(
             {},
-            {"SOLVER__BASE_LR": 0.04},
-            {"SOLVER__BASE_LR": 0.04, "INPUT__FORMAT": "RGB"},
+            {"SOLVER__MOMENTUM": 0.8},
+            {"SOLVER__MOMENTUM": 0.8, "INPUT__FORMAT": "RGB"},
         )
     )
-    assert first["config"].endswith("SOLVER.BASE_LR 0.001")
-    assert second["config"] == third["config"] and "SOLVER.BASE_LR 0.04" in second["config"]
+    assert first["config"].endswith("SOLVER.MOMENTUM 0.9")
+    assert second["config"] == third["config"] and "SOLVER.MOMENTUM 0.8" in second["config"]
     assert second["norm"].endswith("INPUT.FORMAT BGR") and third["norm"].endswith("FORMAT RGB")
+
+
+def test_norms_are_compared_each_at_its_own_learning_rate(table_of):
+    table = table_of(
+        {"ap": 40.0, "SOLVER__BASE_LR": 0.01, **everywhere("GN")},
+        {"ap": 41.0, "SOLVER__BASE_LR": 0.02, **everywhere("GN")},
+        {"ap": 45.0, "SOLVER__BASE_LR": 0.02, **everywhere("GW")},
+    )
+    rates = (("GN", 0.01), ("GN", 0.02), ("GW", 0.02))
+    low, high, gw = (f"{norm}, SOLVER.BASE_LR {rate}" for norm, rate in rates)
+    assert [row["norm"] for row in cells(table)] == [low, high, gw]
+    assert [*listed(table).values()] == [
+        [f"{high} - {low}: +1.0", f"{gw} - {low}: +5.0", f"{gw} - {high}: +4.0"]
+    ]
 
 
 def test_what_is_incidental_does_not_part_seeds(table_of):
@@ -191,7 +205,8 @@ def test_the_papers_aps_stand_beside_its_rows_and_no_others(table_of):
     assert sum(map(bool, papers.values())) == 9 and len(papers) > 9
     own = {"SEED": 7, "MODEL.WEIGHTS": "mine.pth", "SOLVER.REFERENCE_WORLD_SIZE": 8}
     expected = [(name, own, aps) for name, aps in papers.items()]
-    for other in ("SOLVER.MAX_ITER", 180000), ("MODEL.GW.POSITIONS", "S1"), ("MODEL.WEIGHTS", ""):
+    others = {"SOLVER.MAX_ITER": 180000, "SOLVER.BASE_LR": 0.04, "MODEL.GW.POSITIONS": "S1"}
+    for other in (others | {"MODEL.WEIGHTS": ""}).items():
         expected.append(("COCO-Detection/faster_rcnn_R_50_FPN_2fc_1x_gw", dict([other]), ()))
     runs = []
     for name, overrides, _ in expected:
