@@ -65,11 +65,12 @@ def _draw_ap(panel: Axes, line: Line, metric: str, color: str, at_end: bool) -> 
     aps = [pd.Series({i: aps[metric] for i, aps in of_run.items()}) for of_run in evaluations]
     aps = pd.concat(aps, axis=1).dropna().sort_index()
     spread = aps.std(axis=1) if len(line.runs) > 1 else None
-    x = [line.norm] if at_end else aps.index
+    x = [line.norm.replace(", ", "\n")] if at_end else aps.index
     panel.errorbar(x, aps.mean(axis=1), spread, color=color, fmt="o-", ms=4, capsize=3)
     panel.set_xlabel("at the end" if at_end else "iteration")
     panel.margins(x=0.3 if at_end else 0.02)
-    panel.tick_params("x", labelrotation=12 if at_end else 0)
+    if at_end:
+        panel.tick_params("x", labelsize="x-small", labelrotation=20)
 
 
 def _draw_loss(panel: Axes, line: Line, color: str) -> None:
