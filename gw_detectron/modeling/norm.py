@@ -60,7 +60,7 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     except KeyError:
         raise UsageError(
             f'unknown norm "{norm}"; {_choices(norm, ("GW", *STOCK_NAMES))}; '
-            f'GW takes options, e.g. "GW(num_groups=32)", and each can have {SUFFIX}, "GN{SUFFIX}"'
+            f'GW takes options, e.g. "GW(num_groups=32)"; "GN{SUFFIX}" standardises weights, too'
         ) from None
 
 
