@@ -45,10 +45,10 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
         UsageError: on an unknown name, option or value.
     """
     if isinstance(norm, str) and norm.rstrip().endswith(SUFFIX):
-        with_weights = get_norm(norm.rstrip().removesuffix(SUFFIX).rstrip(), out_channels)
-        if with_weights is None:
+        layer = get_norm(norm.rstrip().removesuffix(SUFFIX).rstrip(), out_channels)
+        if layer is None:
             raise UsageError(f'norm "{norm}" has no norm before {SUFFIX}')
-        return with_weight_standardization(with_weights)
+        return with_weight_standardization(layer)
     options = parse_gw(norm) if isinstance(norm, str) else None
     if options is not None:
         try:
