@@ -6,9 +6,9 @@ import argparse
 from arguments import run_tool, tool_parser
 
 EPILOG = """
-DIR/train.json and DIR/val.json hold the images of FILE with their annotations, each image in one of
-them. For data that come in one file; and where settings are to be chosen, by which the images that
-are reported must not be touched: split the training images, and choose on DIR/val.json.
+Each image of FILE goes, with its annotations, to DIR/train.json or to DIR/val.json. Use it on data
+that come in one file, or to choose settings without the images on which results are reported: split
+the training images, and compare the settings on DIR/val.json.
 
 example:
   split_coco.py data/train.json --fraction 0.2 --output data/split

@@ -38,7 +38,7 @@ _OF_ARRAYS = {
 # A convolution of a ResNet by Detectron2's name, with its stage
 _CONVOLUTION = re.compile(r"\b(stem|res[2-5])\.(?:\d+\.)?(?:conv\d|shortcut)\.weight$")
 
-# Norms that share their weights
+# The variants of batch norm, which can take each other's weights
 _BATCH_NORM = re.compile(r"^(?:Frozen|Sync|nnSync|naiveSync)BN(?:_N)?")
 
 # What DataParallel, DistributedDataParallel and torch.compile put before every name
@@ -178,7 +178,7 @@ class WeightsCheckpointer(DetectionCheckpointer):
             )
 
     def _warn_of_other_settings(self) -> None:
-        """Norms have the same weights, so that nothing else would tell."""
+        """Most norms have weights of the same names and shapes, so nothing else would show it."""
         theirs, ours = _settings(self.stored), _settings(self._facts)
         known = [key for key in theirs if theirs[key] and ours.get(key)]
         theirs, ours = differences([{key: of[key] for key in known} for of in (theirs, ours)])

@@ -48,8 +48,8 @@ def replace_norm(conv: nn.Module, norm: nn.Module) -> None:
 
 def _standardize_owner(module: nn.Module, name: str, norm: nn.Module | None) -> None:
     """
-    PyTorch calls it for each module that becomes a part of another. Most of Detectron2 passes its
-    norms to Conv2d, as argument; where it doesn't, the convolution before the norm is not known.
+    PyTorch calls this for each module that becomes a part of another. Most of Detectron2 passes a
+    norm to the Conv2d before it. Elsewhere nobody knows which convolution comes before the norm.
     """
     if not getattr(norm, "standardizes_weight", False):
         return

@@ -166,15 +166,15 @@ class Detections:
         Returns:
             nan where there is no object (crowd regions are none).
         """
+        evaluation = self.evaluate(task, image_ids)
         with _silence():
-            evaluation = self.evaluate(task, image_ids)
             evaluation.accumulate()
         precision = evaluation.eval["precision"]
         precision = precision[precision > -1]  # that is what classes without an object have
         return 100 * float(precision.mean()) if precision.size else float("nan")
 
     def evaluate(self, task: str = "bbox", image_ids: Sequence[Any] = ()) -> COCOeval:
-        """The matches of detections and objects, over objects of all areas; args as of `ap`."""
+        """Matches the detections with objects of all areas. The arguments are those of `ap`."""
         with _silence():
             evaluation = COCOeval(self.truth.coco, self.found, task)
             evaluation.params.imgIds = list(image_ids) or evaluation.params.imgIds

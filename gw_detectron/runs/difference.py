@@ -1,6 +1,6 @@
 """
-The differences between the APs of norms, and what chance there is in them: that of the seeds, and
-that of the images on which they are evaluated.
+The differences between the APs of norms, with intervals for the two sources of chance: the seeds of
+the runs, and the choice of the test images.
 """
 
 import itertools
@@ -64,7 +64,7 @@ def ap_differences(
     runs_of: Mapping[str, Sequence[Run]], dataset: str, task: str = "bbox"
 ) -> list[Difference]:
     """
-    Between every two norms, the later minus the earlier.
+    Subtracts, for every two norms, the AP of the earlier one from that of the later one.
 
     Args:
         runs_of: norm -> runs that were evaluated on the dataset.
@@ -90,7 +90,7 @@ def ap_differences(
 
 
 def _pairs(ours: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Those of the same seed; a negative one was drawn at random."""
+    """The runs with a seed in common. A negative seed means a random one, which pairs nothing."""
     by_seed = [{run.config["SEED"]: run for run in runs} for runs in (ours, theirs)]
     common = sorted(seed for seed in by_seed[0].keys() & by_seed[1].keys() if seed >= 0)
     return [(by_seed[0][seed], by_seed[1][seed]) for seed in common]
