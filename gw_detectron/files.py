@@ -40,17 +40,23 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     A folder to fill, which gets its name when the block has ended without an error; else nothing
-    is left. OSError where it can't be written, or where something of that name is there.
+    is left.
+
+    Raises:
+        UsageError: it can't be written, or something of that name is there.
     """
-    path = Path(path).absolute()
-    if os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as hidden:
-        draft = Path(hidden, path.name)
-        draft.mkdir()
-        yield draft
-        draft.rename(path)
+    whole = Path(path).absolute()
+    try:
+        if os.path.lexists(whole):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{whole.name}-", dir=whole.parent) as hidden:
+            draft = Path(hidden, whole.name)
+            draft.mkdir()
+            yield draft
+            draft.rename(whole)
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror}") from error
 
 
 def make_folder(path: str, name: str) -> None:

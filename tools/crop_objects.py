@@ -40,19 +40,15 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from gw_detectron.data import register_datasets
     from gw_detectron.data.crops import crop_objects
-    from gw_detectron.errors import UsageError
     from gw_detectron.files import whole_folder
 
     for dataset in register_datasets(args.dataset):
         print(dataset.report)
-    try:
-        with whole_folder(args.output) as folder:
-            for split, names in (("train", args.train), ("val", args.val)):
-                counts = crop_objects(names, folder / split)
-                classes = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
-                print(f"{split}: {counts.total()} images: {classes}")
-    except OSError as error:
-        raise UsageError(f"{args.output} can't be written: {error.strerror}") from error
+    with whole_folder(args.output) as folder:
+        for split, names in (("train", args.train), ("val", args.val)):
+            counts = crop_objects(names, folder / split)
+            classes = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+            print(f"{split}: {counts.total()} images: {classes}")
     print(f"The classification set is in {args.output}")
 
 

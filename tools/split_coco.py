@@ -41,20 +41,16 @@ def main(args: argparse.Namespace) -> None:
 
     from gw_detectron.data.split import split
     from gw_detectron.data.values import mistakes_of, read_json
-    from gw_detectron.errors import UsageError
     from gw_detectron.files import whole_folder
 
     content = read_json(args.file)
     with mistakes_of(args.file):
         parts = split(content, args.fraction, args.seed)
-    try:
-        with whole_folder(args.output) as folder:
-            for name, part in zip(("train.json", "val.json"), parts, strict=True):
-                (folder / name).write_text(json.dumps(part), encoding="utf-8")
-                numbers = [f"{len(part[what])} {what}" for what in ("images", "annotations")]
-                print(f"{args.output}/{name}: {', '.join(numbers)}")
-    except OSError as error:
-        raise UsageError(f"{args.output} can't be written: {error.strerror}") from error
+    with whole_folder(args.output) as folder:
+        for name, part in zip(("train.json", "val.json"), parts, strict=True):
+            (folder / name).write_text(json.dumps(part), encoding="utf-8")
+            numbers = [f"{len(part[what])} {what}" for what in ("images", "annotations")]
+            print(f"{args.output}/{name}: {', '.join(numbers)}")
 
 
 if __name__ == "__main__":

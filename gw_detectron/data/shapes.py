@@ -81,11 +81,11 @@ def _ensure_drawn(folder: str, num_train: int, num_val: int, seed: int) -> None:
         with whole_folder(folder) as draft:
             _draw_split(draft, "train", num_train, [seed, 0])
             _draw_split(draft, "val", num_val, [seed, 1])
-    except OSError as error:
+    except UsageError as error:
         if not os.path.exists(folder):
             raise UsageError(
-                f"Cannot write the built-in dataset to {folder} ({error.strerror}): make room "
-                "there, or set DETECTRON2_DATASETS to a directory that can be written"
+                f"the built-in dataset: {error}: make room there, or set DETECTRON2_DATASETS to a "
+                "directory that can be written"
             ) from error
 
 
