@@ -150,7 +150,7 @@ def make_table(runs: Iterable[Run]) -> Table:
     lines = [line for row in rows for line in row]
     for row in rows:
         _tell_apart(row, "norm", lambda config: {_RATE: config[_RATE]})
-    # Labels that would stand for two rows, or for two lines of a row
+    # Two rows, or two lines of a row, may still have one label
     for same in _grouped(lines, lambda line: (line.config, line.iterations)):
         _tell_apart(same, "config", _row)
     for same in _grouped(lines, lambda line: (line.config, line.iterations, line.norm)):
@@ -237,5 +237,5 @@ def _papers() -> dict[str, tuple[float, ...]]:
 
 
 def _experiment_key(config: Config) -> str:
-    """With the row's norms, but not what its weights dictate, which may be another's."""
+    """With the norms and the learning rate, but without what the pre-trained weights dictate."""
     return json.dumps([_row(config), norms(config), config[_RATE]], sort_keys=True)
